@@ -1,0 +1,240 @@
+//! The link to the broker: connects, reconnects, publishes and looks after exchange and queues, as
+//! it is told. Decides nothing about batches. This file and those below it are the only ones that
+//! name the AMQP library.
+
+pub mod connect;
+mod publish;
+mod topology;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+
+use crate::wire::Message;
+pub use connect::{Address, NotAnAddress};
+
+/// Where and how to connect, and what must be there.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Brokers, tried in turn.
+    pub addresses: Vec<Address>,
+    /// Shown in the broker's lists.
+    pub connection_name: String,
+    /// Time that a connection may take to come about.
+    pub connect_timeout: Duration,
+    /// A dead peer is noticed after two of these.
+    pub heartbeat: Duration,
+    /// Silence (no confirm, no completed write) after which the connection is given up; doubles.
+    pub confirm_timeout: Duration,
+    /// What must be there.
+    pub topology: Topology,
+}
+
+/// Exchange and queues.
+#[derive(Clone, Debug)]
+pub struct Topology {
+    /// A durable fanout exchange.
+    pub exchange: String,
+    /// Its queues.
+    pub queues: Vec<Queue>,
+    /// Make what is missing.
+    pub declare: bool,
+}
+
+/// A queue.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its type.
+    pub kind: QueueKind,
+    /// Its arguments beside the type.
+    pub arguments: BTreeMap<String, Argument>,
+    /// Whether its absence stops publishing.
+    pub required: bool,
+}
+
+/// What a queue is made of, which is also what its confirm means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueKind {
+    /// Replicated; confirmed when a majority has it on disk.
+    Quorum,
+    /// On one node; confirmed when written, not when on disk.
+    Classic,
+    /// A replicated log; confirmed when a majority has it, not when on disk.
+    Stream,
+}
+
+impl QueueKind {
+    /// The value of `x-queue-type`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Quorum => "quorum",
+            Self::Classic => "classic",
+            Self::Stream => "stream",
+        }
+    }
+}
+
+/// The value of a queue's argument.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Argument {
+    /// A whole number.
+    Integer(i64),
+    /// A text.
+    Text(String),
+    /// Yes or no.
+    Boolean(bool),
+}
+
+/// What the link is told. Each command is meant for one connection and
+/// forgotten when that is gone.
+#[derive(Debug)]
+pub enum Command {
+    /// Publish; the outcome comes as [`Event::Outcome`].
+    Publish(Attempt),
+    /// Look for exchange and queues; the result comes as [`Event::Checked`].
+    Check,
+    /// Make and bind what is missing; the result comes as [`Event::Made`].
+    Make,
+}
+
+/// One attempt to publish.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// Names the attempt in its outcome.
+    pub tag: u64,
+    /// Through the fanout exchange, or through the default one to this queue.
+    pub queue: Option<Arc<str>>,
+    /// What.
+    pub message: Arc<Message>,
+}
+
+/// What the link reports, in order.
+#[derive(Debug)]
+pub enum Event {
+    /// There is a connection.
+    Connected {
+        /// Where to, without password.
+        address: String,
+    },
+    /// The connection is gone, or none came about. Outcomes that did not come will not come.
+    Disconnected(Failure),
+    /// What came of an attempt.
+    Outcome {
+        /// Its name.
+        tag: u64,
+        /// What came of it.
+        outcome: Outcome,
+    },
+    /// What a check found.
+    Checked(Checked),
+    /// What came of making the topology.
+    Made(Result<(), String>),
+    /// The broker takes nothing for the time being, and says why.
+    Blocked(String),
+    /// It takes messages again.
+    Unblocked,
+    /// Something exists otherwise than configured; publishing goes on.
+    Drift(String),
+}
+
+/// What came of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Confirmed by every queue that it was routed to.
+    Ack,
+    /// Refused by a queue.
+    Nack,
+    /// Routed to no queue.
+    Returned,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Checked {
+    /// Everything required.
+    Good,
+    /// These are not there.
+    Missing(Vec<String>),
+    /// This is there, but cannot be used.
+    Wrong(String),
+}
+
+/// Why there is no connection.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// For the operator.
+    pub text: String,
+    /// What it means for the next attempt.
+    pub kind: FailureKind,
+}
+
+/// What a failure means for what comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// Login refused: further attempts are slow, because accounts get locked.
+    Login,
+    /// The broker does not let this user do what was tried.
+    Access,
+    /// Anything else.
+    Other,
+}
+
+/// Keeps a connection for as long as `commands` are to come.
+pub async fn run(
+    settings: Settings,
+    mut commands: UnboundedReceiver<Command>,
+    events: UnboundedSender<Event>,
+) {
+    let mut pace = connect::Pace::new();
+    let mut patience = settings.confirm_timeout;
+    loop {
+        for address in &settings.addresses {
+            let connected = tokio::select! {
+                connected = connect::connect(&settings, address) => connected,
+                () = closed(&mut commands) => return,
+            };
+            let failure = match connected {
+                Ok(connection) => {
+                    let address = address.to_string();
+                    if events.send(Event::Connected { address }).is_err() {
+                        return;
+                    }
+                    let session = publish::Session::new(&settings, connection, &events, patience);
+                    match session.run(&mut commands).await {
+                        publish::End::Closed => return,
+                        publish::End::Failed { failure, worked } => {
+                            if worked {
+                                pace.reset();
+                                patience = settings.confirm_timeout;
+                            }
+                            failure
+                        }
+                        publish::End::Silent(failure) => {
+                            patience = (patience * 2).min(connect::PATIENCE_MAX);
+                            failure
+                        }
+                    }
+                }
+                Err(failure) => failure,
+            };
+            let pause = pace.next(failure.kind);
+            if events.send(Event::Disconnected(failure)).is_err() {
+                return;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = closed(&mut commands) => return,
+            }
+        }
+    }
+}
+
+/// Waits until nobody can give commands any more; forgets those that come before.
+async fn closed(commands: &mut UnboundedReceiver<Command>) {
+    while commands.recv().await.is_some() {}
+}

@@ -1,0 +1,237 @@
+//! Exchange and queues: looked for on channels of their own, because the broker answers what it
+//! does not like by closing the channel.
+
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Channel, Connection, Error, ErrorKind, ExchangeKind};
+
+use super::connect::text;
+use super::{Argument, Checked, Queue, QueueKind, Topology};
+
+const ACCESS_REFUSED: u16 = 403;
+const NOT_FOUND: u16 = 404;
+const PRECONDITION_FAILED: u16 = 406;
+
+/// Looks for the exchange and every queue by passive declares, which need no rights.
+pub(super) async fn check(connection: &Connection, topology: &Topology) -> Result<Checked, Error> {
+    let mut missing = Vec::new();
+    match on_channel(connection, async |channel| {
+        declare_exchange(&channel, topology, true).await
+    })
+    .await?
+    {
+        Answer::Yes => {}
+        Answer::No(NOT_FOUND, _) => missing.push(format!("exchange {}", topology.exchange)),
+        Answer::No(_, text) => return Ok(Checked::Wrong(text)),
+    }
+    for queue in topology.queues.iter().filter(|queue| queue.required) {
+        match on_channel(connection, async |channel| {
+            declare_queue(&channel, queue, true).await
+        })
+        .await?
+        {
+            Answer::Yes => {}
+            Answer::No(NOT_FOUND, _) => missing.push(format!("queue {}", queue.name)),
+            Answer::No(_, text) => return Ok(Checked::Wrong(text)),
+        }
+    }
+    Ok(if missing.is_empty() {
+        Checked::Good
+    } else {
+        Checked::Missing(missing)
+    })
+}
+
+/// What an active declare says about objects that exist: that they are as configured, that they
+/// are not, or nothing, where this user may not declare. Also binds, since nothing in AMQP tells
+/// whether a binding is there.
+pub(super) async fn compare_and_bind(
+    connection: &Connection,
+    topology: &Topology,
+) -> Result<Comparison, Error> {
+    let mut comparison = Comparison::default();
+    let exchange = on_channel(connection, async |channel| {
+        declare_exchange(&channel, topology, false).await
+    });
+    if let Answer::No(PRECONDITION_FAILED, text) = exchange.await? {
+        comparison.wrong = Some(text);
+        return Ok(comparison);
+    }
+    for queue in &topology.queues {
+        let declared = on_channel(connection, async |channel| {
+            declare_queue(&channel, queue, false).await
+        });
+        if let Answer::No(PRECONDITION_FAILED, text) = declared.await? {
+            comparison.drift.push(text);
+        }
+        if !topology.declare {
+            continue;
+        }
+        // Refused binding: whoever set up the broker has bound it, or a return will tell.
+        let _ = on_channel(connection, async |channel| {
+            bind(&channel, queue, topology).await
+        })
+        .await?;
+    }
+    Ok(comparison)
+}
+
+/// How what exists differs from the configuration.
+#[derive(Debug, Default)]
+pub(super) struct Comparison {
+    /// The exchange is of another type: nothing can be published.
+    pub(super) wrong: Option<String>,
+    /// Queues with another type or other arguments.
+    pub(super) drift: Vec<String>,
+}
+
+/// Makes what is missing and binds everything. Objects that exist are left as they are.
+pub(super) async fn make(
+    connection: &Connection,
+    topology: &Topology,
+) -> Result<Result<(), String>, Error> {
+    let passive = on_channel(connection, async |channel| {
+        declare_exchange(&channel, topology, true).await
+    });
+    if passive.await? != Answer::Yes {
+        let active = on_channel(connection, async |channel| {
+            declare_exchange(&channel, topology, false).await
+        });
+        if let Answer::No(code, text) = active.await? {
+            return Ok(Err(refused("exchange", &topology.exchange, code, &text)));
+        }
+    }
+    for queue in &topology.queues {
+        let made = make_queue(connection, queue, topology).await?;
+        match made {
+            Err(error) if queue.required => return Ok(Err(error)),
+            Err(error) => tracing::warn!(error, "queue that is not required cannot be made"),
+            Ok(()) => {}
+        }
+    }
+    Ok(Ok(()))
+}
+
+async fn make_queue(
+    connection: &Connection,
+    queue: &Queue,
+    topology: &Topology,
+) -> Result<Result<(), String>, Error> {
+    let passive = on_channel(connection, async |channel| {
+        declare_queue(&channel, queue, true).await
+    });
+    if passive.await? != Answer::Yes {
+        let active = on_channel(connection, async |channel| {
+            declare_queue(&channel, queue, false).await
+        });
+        if let Answer::No(code, text) = active.await? {
+            return Ok(Err(refused("queue", &queue.name, code, &text)));
+        }
+        tracing::info!(queue = %queue.name, kind = queue.kind.as_str(), "queue made");
+    }
+    let bound = on_channel(connection, async |channel| {
+        bind(&channel, queue, topology).await
+    });
+    Ok(match bound.await? {
+        Answer::Yes => Ok(()),
+        Answer::No(code, text) => Err(refused("binding of queue", &queue.name, code, &text)),
+    })
+}
+
+fn refused(what: &str, name: &str, code: u16, text: &str) -> String {
+    let advice = if code == ACCESS_REFUSED {
+        "; give the user the right, or make it yourself and set declare = \"never\""
+    } else {
+        ""
+    };
+    format!("{what} {name} cannot be made: {text}{advice}")
+}
+
+/// What the broker said to one request.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Yes,
+    /// It closed the channel with this code and text.
+    No(u16, String),
+}
+
+/// Does one thing on a channel of its own. An error of the connection is an error.
+async fn on_channel(
+    connection: &Connection,
+    request: impl AsyncFnOnce(Channel) -> Result<(), Error>,
+) -> Result<Answer, Error> {
+    let channel = connection.create_channel().await?;
+    match request(channel.clone()).await {
+        Ok(()) => {
+            channel.close(200, "done".into()).await?;
+            Ok(Answer::Yes)
+        }
+        Err(error) => match error.kind() {
+            ErrorKind::ProtocolError(protocol) if error.is_amqp_soft_error() => {
+                Ok(Answer::No(protocol.get_id(), text(&error)))
+            }
+            _ => Err(error),
+        },
+    }
+}
+
+async fn declare_exchange(
+    channel: &Channel,
+    topology: &Topology,
+    passive: bool,
+) -> Result<(), Error> {
+    let options = ExchangeDeclareOptions {
+        passive,
+        durable: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    let name = topology.exchange.as_str().into();
+    let arguments = FieldTable::default();
+    channel
+        .exchange_declare(name, ExchangeKind::Fanout, options, arguments)
+        .await
+}
+
+async fn declare_queue(channel: &Channel, queue: &Queue, passive: bool) -> Result<(), Error> {
+    let options = QueueDeclareOptions {
+        passive,
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    let name = ShortString::from(&*queue.name);
+    channel
+        .queue_declare(name, options, arguments(queue))
+        .await
+        .map(|_| ())
+}
+
+async fn bind(channel: &Channel, queue: &Queue, topology: &Topology) -> Result<(), Error> {
+    channel
+        .queue_bind(
+            ShortString::from(&*queue.name),
+            topology.exchange.as_str().into(),
+            "".into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+}
+
+fn arguments(queue: &Queue) -> FieldTable {
+    let mut table = FieldTable::default();
+    // A classic queue is what a broker makes when nothing is said; one that others made without
+    // saying so must not look different.
+    if queue.kind != QueueKind::Classic {
+        let kind = AMQPValue::LongString(queue.kind.as_str().into());
+        table.insert("x-queue-type".into(), kind);
+    }
+    for (name, value) in &queue.arguments {
+        let value = match value {
+            Argument::Integer(number) => AMQPValue::LongLongInt(*number),
+            Argument::Text(text) => AMQPValue::LongString(text.as_str().into()),
+            Argument::Boolean(boolean) => AMQPValue::Boolean(*boolean),
+        };
+        table.insert(name.as_str().into(), value);
+    }
+    table
+}

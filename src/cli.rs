@@ -1,0 +1,117 @@
+//! The command line: one file per command, and what their failures mean to a script.
+
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::ConfigError;
+use crate::daemon::DaemonError;
+use crate::state::StateError;
+use crate::telemetry::{self, LogFormat};
+
+/// Ships application logs into RabbitMQ: every line, to every queue, proved.
+#[derive(Debug, Parser)]
+#[command(name = "fantail", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, clap::Args)]
+struct Common {
+    /// Configuration file; `conf.d/*.toml` beside it may add sources.
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        default_value = "/etc/fantail/fantail.toml"
+    )]
+    config: PathBuf,
+    /// How log lines on stderr look.
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    log_format: LogFormat,
+    /// error, warn, info, debug, trace, or a list of target=level.
+    #[arg(
+        long,
+        global = true,
+        value_name = "LEVEL",
+        env = "FANTAIL_LOG",
+        default_value = "info"
+    )]
+    log_level: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the agent in the foreground until SIGTERM.
+    #[command(after_help = run::EXAMPLES)]
+    Run,
+}
+
+/// Runs the command that the arguments name.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let common = &arguments.common;
+    if let Err(error) = telemetry::init(common.log_format, &common.log_level) {
+        eprintln!("error: --log-level {:?}: {error}", common.log_level);
+        return ExitCode::from(2);
+    }
+    let done = match arguments.command {
+        Command::Run => run::run(&common.config),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{}", failure.text);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// A command's failure: what to say, and the exit code (sysexits.h where it has one).
+#[derive(Debug)]
+struct Failure {
+    text: String,
+    code: u8,
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self {
+            text: error.to_string(),
+            code: 78,
+        }
+    }
+}
+
+impl From<DaemonError> for Failure {
+    fn from(error: DaemonError) -> Self {
+        let code = match &error {
+            DaemonError::State(error) => state_code(error),
+            DaemonError::Stage(_) | DaemonError::Runtime(_) => 70,
+        };
+        Self {
+            text: format!("error: {error}"),
+            code,
+        }
+    }
+}
+
+fn state_code(error: &StateError) -> u8 {
+    match error {
+        StateError::Locked(_) => 75,
+        StateError::Newer { .. } => 78,
+        StateError::Link(_) => 77,
+        StateError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            77
+        }
+        StateError::Io { .. } | StateError::Database { .. } | StateError::Malformed { .. } => 74,
+    }
+}

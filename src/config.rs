@@ -1,0 +1,655 @@
+//! The configuration as it is used: every value checked and parsed into the type that uses it,
+//! every problem found at once.
+
+pub mod raw;
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::amqp::{self, Address, Argument, QueueKind};
+use crate::tail::discover::{Pattern, Selection};
+use raw::{Document, Problem, Spot, Table};
+
+/// Longest name of a source: it travels in every message.
+const SOURCE_NAME_MAX: usize = 100;
+/// Longest AMQP short string: names of queues and exchanges.
+const SHORT_STRING_MAX: usize = 255;
+/// A body never exceeds this.
+const BODY_MAX: u64 = 8 * 1024 * 1024;
+/// A line longer than this is split whatever the configuration says: escaped, it must still fit
+/// into a body.
+const LINE_MAX: u64 = 1024 * 1024;
+
+/// The whole configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the state is kept.
+    pub state_dir: PathBuf,
+    /// The host's name in every message.
+    pub host: Arc<str>,
+    /// Time that a stop may take.
+    pub shutdown_timeout: Duration,
+    /// Which files, in the order of the files and of the blocks in them.
+    pub sources: Vec<Source>,
+    /// When a batch is closed.
+    pub batch: Batch,
+    /// How to connect and what must be there.
+    pub broker: amqp::Settings,
+    /// Time between topology checks.
+    pub check_interval: Duration,
+    /// Bytes that may be published and not acknowledged.
+    pub max_in_flight: usize,
+}
+
+/// A `[[source]]` block.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Unique name.
+    pub name: Arc<str>,
+    /// Which files.
+    pub selection: Selection,
+    /// Begin at the end of what is there at the first scan.
+    pub from_end: bool,
+    /// Where a line is split.
+    pub line_max: usize,
+}
+
+/// `[batch]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch {
+    /// Bytes of body.
+    pub bytes_max: usize,
+    /// Lines.
+    pub lines_max: u64,
+    /// Least time between two batches that are not full.
+    pub linger: Duration,
+}
+
+/// Why there is no configuration: everything that is wrong with it.
+#[derive(Debug)]
+pub struct ConfigError(pub Vec<Problem>);
+
+impl std::error::Error for ConfigError {}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for problem in &self.0 {
+            write!(f, "{problem}")?;
+        }
+        let count = self.0.len();
+        let plural = if count == 1 { "" } else { "s" };
+        write!(f, "{count} problem{plural} in the configuration")
+    }
+}
+
+/// Reads the configuration at `path` and what stands in `conf.d` beside it.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    let environment = |name: &str| std::env::var(name).ok();
+    load_with(path, &environment)
+}
+
+fn load_with(
+    path: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Config, ConfigError> {
+    let mut problems = Vec::new();
+    let mut parts = Parts::default();
+    if let Some(document) = Document::read(path, &mut problems) {
+        main_file(&document, environment, &mut parts, &mut problems);
+        problems.sort_by_key(Problem::order);
+    }
+    for path in added_files(path, &mut problems) {
+        let first = problems.len();
+        if let Some(document) = Document::read(&path, &mut problems) {
+            added_file(&document, environment, &mut parts, &mut problems);
+            problems[first..].sort_by_key(Problem::order);
+        }
+    }
+    match parts.finish() {
+        Some(config) if problems.is_empty() => Ok(config),
+        _ => Err(ConfigError(problems)),
+    }
+}
+
+/// `conf.d/*.toml` beside the main file, in name order.
+fn added_files(path: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
+    let directory = path.parent().unwrap_or(Path::new("")).join("conf.d");
+    let entries = match std::fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) => {
+            problems.push(Problem::of_file(&directory, error.to_string()));
+            return Vec::new();
+        }
+    };
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "toml")
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+/// What the files have said so far.
+#[derive(Default)]
+struct Parts {
+    agent: Option<(PathBuf, Arc<str>, Duration)>,
+    batch: Option<Batch>,
+    broker: Option<(amqp::Settings, Duration, usize)>,
+    sources: Vec<Source>,
+    names: HashSet<Arc<str>>,
+}
+
+impl Parts {
+    fn finish(self) -> Option<Config> {
+        let (state_dir, host, shutdown_timeout) = self.agent?;
+        let (mut broker, check_interval, max_in_flight) = self.broker?;
+        broker.connection_name = format!("fantail@{host}");
+        Some(Config {
+            state_dir,
+            host,
+            shutdown_timeout,
+            sources: self.sources,
+            batch: self.batch?,
+            broker,
+            check_interval,
+            max_in_flight,
+        })
+    }
+}
+
+fn main_file(
+    document: &Document,
+    environment: &dyn Fn(&str) -> Option<String>,
+    parts: &mut Parts,
+    problems: &mut Vec<Problem>,
+) {
+    let Some(mut root) = document.root(environment, problems) else {
+        return;
+    };
+    let mut section = root.table("agent", problems);
+    parts.agent = agent(&mut section, problems);
+    section.finish(raw::AGENT, problems);
+    sources(&mut root, parts, problems);
+    let mut section = root.table("batch", problems);
+    parts.batch = Some(batch(&mut section, problems));
+    section.finish(raw::BATCH, problems);
+    let mut section = root.table("broker", problems);
+    parts.broker = broker(&mut section, problems);
+    section.finish(raw::BROKER, problems);
+    root.finish(raw::ROOT, problems);
+}
+
+fn added_file(
+    document: &Document,
+    environment: &dyn Fn(&str) -> Option<String>,
+    parts: &mut Parts,
+    problems: &mut Vec<Problem>,
+) {
+    let Some(mut root) = document.root(environment, problems) else {
+        return;
+    };
+    sources(&mut root, parts, problems);
+    root.only(
+        "source",
+        "a file in conf.d may hold [[source]] blocks alone",
+        problems,
+    );
+}
+
+fn agent(
+    table: &mut Table<'_>,
+    problems: &mut Vec<Problem>,
+) -> Option<(PathBuf, Arc<str>, Duration)> {
+    let state_dir = table
+        .string("state_dir", problems)
+        .map_or_else(|| "/var/lib/fantail".to_owned(), |spot| spot.value);
+    let host = match table.string("host", problems) {
+        Some(spot) if spot.value.len() > SHORT_STRING_MAX => {
+            problems.push(spot.problem(format!("longer than {SHORT_STRING_MAX} bytes")));
+            return None;
+        }
+        Some(spot) if !spot.value.is_empty() => spot.value,
+        _ => rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
+    };
+    let shutdown_timeout = table
+        .duration("shutdown_timeout", problems)
+        .map_or(Duration::from_secs(10), |spot| spot.value);
+    Some((state_dir.into(), host.into(), shutdown_timeout))
+}
+
+fn sources(root: &mut Table<'_>, parts: &mut Parts, problems: &mut Vec<Problem>) {
+    for mut table in root.tables("source", problems) {
+        if let Some(source) = source(&mut table, &mut parts.names, problems) {
+            parts.sources.push(source);
+        }
+        table.finish(raw::SOURCE, problems);
+    }
+}
+
+fn source(
+    table: &mut Table<'_>,
+    names: &mut HashSet<Arc<str>>,
+    problems: &mut Vec<Problem>,
+) -> Option<Source> {
+    let globs = table.strings("include", problems);
+    let include = patterns(globs.as_deref().unwrap_or_default(), problems);
+    let excluded = table.strings("exclude", problems).unwrap_or_default();
+    let exclude = patterns(&excluded, problems);
+    let from_end = table
+        .choice(
+            "read_from",
+            &[("beginning", false), ("end", true)],
+            problems,
+        )
+        .unwrap_or(false);
+    let line_max = within(
+        table.size("max_line", problems),
+        1,
+        LINE_MAX,
+        LINE_MAX,
+        problems,
+    );
+    let name = table.string("name", problems);
+    let globs = match globs {
+        Some(globs) if !globs.is_empty() => globs,
+        Some(_) => {
+            problems.push(table.problem("`include` is empty: no file can match".to_owned()));
+            return None;
+        }
+        None => {
+            let example = "without `include`; for example include = [\"/var/log/app/*.log\"]";
+            problems.push(table.problem(format!("a [[source]] {example}")));
+            return None;
+        }
+    };
+    let name = match name {
+        Some(spot) if spot.value.is_empty() => {
+            problems.push(spot.problem("a source's name must not be empty".to_owned()));
+            return None;
+        }
+        Some(spot) => spot,
+        None => globs[0].with(derived_name(&globs[0].value)),
+    };
+    if name.value.len() > SOURCE_NAME_MAX {
+        problems.push(name.problem(format!("longer than {SOURCE_NAME_MAX} bytes")));
+    }
+    let shared: Arc<str> = name.value.as_str().into();
+    if !names.insert(Arc::clone(&shared)) {
+        problems.push(name.problem(format!(
+            "two sources are called {:?}; give this one another `name`",
+            name.value
+        )));
+    }
+    Some(Source {
+        name: shared,
+        selection: Selection { include, exclude },
+        from_end,
+        line_max: usize::try_from(line_max).unwrap_or(usize::MAX),
+    })
+}
+
+fn patterns(globs: &[Spot<String>], problems: &mut Vec<Problem>) -> Vec<Pattern> {
+    let parse = |spot: &Spot<String>| match Pattern::parse(&spot.value) {
+        Ok(pattern) => Some(pattern),
+        Err(error) => {
+            problems.push(spot.problem(format!("not a glob: {error}")));
+            None
+        }
+    };
+    globs.iter().filter_map(parse).collect()
+}
+
+/// `/var/log/app/*.log` is called `app`, `/var/log/syslog` is called `syslog`.
+fn derived_name(glob: &str) -> String {
+    let plain =
+        |component: &&str| !component.is_empty() && !component.contains(['*', '?', '[', '{']);
+    let last = glob.rsplit('/').find(plain).unwrap_or("source");
+    last.strip_suffix(".log").unwrap_or(last).to_owned()
+}
+
+fn batch(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> Batch {
+    let bytes_max = within(
+        table.size("max_bytes", problems),
+        1,
+        BODY_MAX,
+        1024 * 1024,
+        problems,
+    );
+    let lines_max = within(
+        table.integer("max_lines", problems),
+        1,
+        u64::MAX,
+        10_000,
+        problems,
+    );
+    let linger = table.duration("linger", problems);
+    Batch {
+        bytes_max: usize::try_from(bytes_max).unwrap_or(usize::MAX),
+        lines_max,
+        linger: linger.map_or(Duration::from_millis(2), |spot| spot.value),
+    }
+}
+
+fn broker(
+    table: &mut Table<'_>,
+    problems: &mut Vec<Problem>,
+) -> Option<(amqp::Settings, Duration, usize)> {
+    let addresses = addresses(table, problems);
+    let exchange = match table.string("exchange", problems) {
+        Some(spot) => {
+            check_name(&spot, problems);
+            spot.value
+        }
+        None => "logs".to_owned(),
+    };
+    let declare = table
+        .choice("declare", &[("missing", true), ("never", false)], problems)
+        .unwrap_or(true);
+    let mut duration = |key: &str, least: u64, default: u64| {
+        let least = Duration::from_millis(least);
+        match table.duration(key, problems) {
+            Some(spot) if spot.value < least => {
+                problems.push(spot.problem(format!("shorter than {least:?}")));
+                least
+            }
+            Some(spot) => spot.value,
+            None => Duration::from_millis(default),
+        }
+    };
+    let check_interval = duration("check_interval", 100, 5_000);
+    let heartbeat = duration("heartbeat", 1_000, 10_000);
+    let connect_timeout = duration("connect_timeout", 100, 10_000);
+    let confirm_timeout = duration("confirm_timeout", 1_000, 300_000);
+    let max_in_flight = within(
+        table.size("max_in_flight", problems),
+        1,
+        1 << 40,
+        16 * 1024 * 1024,
+        problems,
+    );
+    let queues = queues(table, problems);
+    if queues.iter().all(|queue| !queue.required) {
+        problems
+            .push(table.problem("no queue is required: nothing would be waited for".to_owned()));
+    }
+    let settings = amqp::Settings {
+        addresses,
+        connection_name: String::new(),
+        connect_timeout,
+        heartbeat,
+        confirm_timeout,
+        topology: amqp::Topology {
+            exchange,
+            queues,
+            declare,
+        },
+    };
+    Some((
+        settings,
+        check_interval,
+        usize::try_from(max_in_flight).unwrap_or(usize::MAX),
+    ))
+}
+
+fn addresses(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> Vec<Address> {
+    let default = "amqp://guest:guest@localhost:5672/%2f";
+    let Some(urls) = table.strings("urls", problems) else {
+        return default.parse().into_iter().collect();
+    };
+    if urls.is_empty() {
+        problems.push(table.problem("`urls` is empty: no broker to publish to".to_owned()));
+    }
+    let parse = |spot: &Spot<String>| match spot.value.parse() {
+        Ok(address) => Some(address),
+        Err(error) => {
+            // Its line is not shown: it may hold a password.
+            problems.push(spot.secret_problem(format!("not a broker's address: {error}")));
+            None
+        }
+    };
+    urls.iter().filter_map(parse).collect()
+}
+
+fn queues(broker: &mut Table<'_>, problems: &mut Vec<Problem>) -> Vec<amqp::Queue> {
+    let mut names = HashSet::new();
+    let tables = broker.tables("queue", problems);
+    if tables.is_empty() {
+        let queue = |name: &&str| amqp::Queue {
+            name: (*name).into(),
+            kind: QueueKind::Quorum,
+            arguments: BTreeMap::new(),
+            required: true,
+        };
+        return ["archive", "alerting", "search"]
+            .iter()
+            .map(queue)
+            .collect();
+    }
+    let mut queues = Vec::new();
+    for mut table in tables {
+        let kinds = [
+            ("quorum", QueueKind::Quorum),
+            ("classic", QueueKind::Classic),
+            ("stream", QueueKind::Stream),
+        ];
+        let kind = table
+            .choice("type", &kinds, problems)
+            .unwrap_or(QueueKind::Quorum);
+        let required = table.boolean("required", problems).unwrap_or(true);
+        let arguments = arguments(&mut table, problems);
+        let name = table.string("name", problems);
+        match name {
+            None => problems.push(table.problem("a [[broker.queue]] without `name`".to_owned())),
+            Some(spot) => {
+                check_name(&spot, problems);
+                if !names.insert(spot.value.clone()) {
+                    problems
+                        .push(spot.problem(format!("queue {:?} stands here twice", spot.value)));
+                }
+                queues.push(amqp::Queue {
+                    name: spot.value.into(),
+                    kind,
+                    arguments,
+                    required,
+                });
+            }
+        }
+        table.finish(raw::QUEUE, problems);
+    }
+    queues
+}
+
+fn arguments(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> BTreeMap<String, Argument> {
+    let mut arguments = BTreeMap::new();
+    for (name, value) in table.scalars("arguments", problems) {
+        if name.value == "x-queue-type" {
+            problems.push(name.problem("a queue's type is set by `type`".to_owned()));
+            continue;
+        }
+        check_name(&name, problems);
+        arguments.insert(name.value, value);
+    }
+    arguments
+}
+
+/// Names of exchanges, queues and arguments: AMQP short strings.
+fn check_name(spot: &Spot<String>, problems: &mut Vec<Problem>) {
+    if spot.value.is_empty() {
+        problems.push(spot.problem("a name must not be empty".to_owned()));
+    } else if spot.value.len() > SHORT_STRING_MAX {
+        problems.push(spot.problem(format!("longer than {SHORT_STRING_MAX} bytes")));
+    } else if spot.value.starts_with("amq.") {
+        problems.push(spot.problem("names that begin with `amq.` are the broker's own".to_owned()));
+    }
+}
+
+/// The value, or the default where there is none, within limits.
+fn within(
+    spot: Option<Spot<u64>>,
+    least: u64,
+    most: u64,
+    default: u64,
+    problems: &mut Vec<Problem>,
+) -> u64 {
+    let Some(spot) = spot else { return default };
+    if spot.value < least {
+        problems.push(spot.problem(format!("less than {least}")));
+    } else if spot.value > most {
+        problems.push(spot.problem(format!("more than {most}")));
+    }
+    spot.value.clamp(least, most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_text(text: &str) -> Result<Config, String> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("fantail.toml");
+        std::fs::write(&path, text).expect("written");
+        let environment = |name: &str| (name == "APP").then(|| "shop".to_owned());
+        load_with(&path, &environment).map_err(|error| {
+            let directory = format!("{}/", directory.path().display());
+            error.to_string().replace(&directory, "")
+        })
+    }
+
+    #[test]
+    fn two_lines_are_a_configuration() {
+        let config = load_text("[[source]]\ninclude = [\"/var/log/app/*.log\"]\n").expect("valid");
+        assert_eq!(&*config.sources[0].name, "app");
+        assert_eq!(config.broker.topology.queues.len(), 3);
+        assert_eq!(config.max_in_flight, 16 << 20);
+        assert!(load_text("").expect("valid").sources.is_empty());
+    }
+
+    #[test]
+    fn every_key_that_is_built_is_used() {
+        let config = load_text(
+            r#"
+            [agent]
+            state_dir = "/tmp/s"
+            host = "web-${APP}"
+            shutdown_timeout = "3s"
+            [[source]]
+            name = "a$$b"
+            include = ["/l/${APP}/*.log", "/l/${NONE:-x}.log"]
+            exclude = ["/l/b*"]
+            read_from = "end"
+            max_line = "64KiB"
+            [batch]
+            max_bytes = 1000
+            max_lines = 7
+            linger = "250ms"
+            [broker]
+            urls = ["amqp://u:p@a:1/v", "amqp://u:p@b"]
+            exchange = "x"
+            declare = "never"
+            check_interval = "1s"
+            heartbeat = "5s"
+            connect_timeout = "2s"
+            confirm_timeout = "1m"
+            max_in_flight = "1MB"
+            [[broker.queue]]
+            name = "q"
+            type = "classic"
+            arguments = { x-max-length = 5, x-overflow = "reject-publish", x-single-active-consumer = true }
+            [[broker.queue]]
+            name = "r"
+            required = false
+            "#,
+        )
+        .expect("valid");
+        assert_eq!(&*config.host, "web-shop");
+        assert_eq!(&*config.sources[0].name, "a$b");
+        assert_eq!(config.sources[0].line_max, 65_536);
+        assert!(config.sources[0].from_end);
+        assert_eq!(config.batch.linger, Duration::from_millis(250));
+        assert_eq!((config.batch.bytes_max, config.batch.lines_max), (1000, 7));
+        assert_eq!(config.max_in_flight, 1_000_000);
+        assert_eq!(config.broker.confirm_timeout, Duration::from_mins(1));
+        assert_eq!(config.broker.addresses.len(), 2);
+        let topology = &config.broker.topology;
+        assert!(!topology.declare);
+        assert_eq!(topology.queues[0].kind, QueueKind::Classic);
+        assert_eq!(
+            topology.queues[0].arguments["x-max-length"],
+            Argument::Integer(5)
+        );
+        assert!(!topology.queues[1].required);
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once_with_their_places() {
+        let told = load_text(
+            "[agent]\nstate_dri = \"/tmp\"\n\n[[source]]\nincludes = [\"/a\"]\n\n[batch]\nlinger = \"2 parsecs\"\nformat = \"lines\"\n",
+        )
+        .expect_err("invalid");
+        let places: Vec<&str> = told
+            .lines()
+            .filter(|line| line.starts_with("error"))
+            .collect();
+        assert_eq!(
+            places,
+            [
+                "error: fantail.toml:2:1: unknown key `state_dri`",
+                "error: fantail.toml:4:1: a [[source]] without `include`; for example include = [\"/var/log/app/*.log\"]",
+                "error: fantail.toml:5:1: unknown key `includes`",
+                "error: fantail.toml:8:10: not a duration: \"2 parsecs\"",
+                "error: fantail.toml:9:1: `format` is not built yet",
+            ],
+            "{told}"
+        );
+        assert!(told.contains("did you mean `state_dir`?"), "{told}");
+        assert!(told.ends_with("5 problems in the configuration"), "{told}");
+    }
+
+    #[test]
+    fn a_syntax_error_has_its_place_and_a_password_is_never_shown() {
+        let told = load_text("[agent\n").expect_err("invalid");
+        assert!(told.starts_with("error: fantail.toml:1:"), "{told}");
+        let told =
+            load_text("[broker]\nurls = [\"amqp://u:s3cret@h:port\"]\n").expect_err("invalid");
+        assert!(told.contains("fantail.toml:2:9"), "{told}");
+        assert!(!told.contains("s3cret"), "{told}");
+    }
+
+    #[test]
+    fn files_in_conf_d_add_sources_and_nothing_else() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("fantail.toml");
+        std::fs::write(&path, "[[source]]\ninclude = [\"/a.log\"]\n").expect("written");
+        std::fs::create_dir(directory.path().join("conf.d")).expect("made");
+        let add = |name: &str, text: &str| {
+            std::fs::write(directory.path().join("conf.d").join(name), text).expect("written");
+        };
+        add("20-b.toml", "[[source]]\ninclude = [\"/b.log\"]\n");
+        add("10-c.toml", "[[source]]\ninclude = [\"/c.log\"]\n");
+        add("not-read.txt", "?");
+        let config = load_with(&path, &|_| None).expect("valid");
+        let names: Vec<&str> = config.sources.iter().map(|source| &*source.name).collect();
+        assert_eq!(names, ["a", "c", "b"]);
+        add("30-d.toml", "[broker]\nexchange = \"x\"\n");
+        let told = load_with(&path, &|_| None)
+            .expect_err("invalid")
+            .to_string();
+        assert!(
+            told.contains("30-d.toml:1:2: a file in conf.d may hold"),
+            "{told}"
+        );
+    }
+}

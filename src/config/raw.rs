@@ -1,0 +1,631 @@
+//! The TOML as typed: tables that know which of their keys were taken, values that know where they
+//! stand, problems that show the place.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::amqp::Argument;
+
+/// The keys of the contract, by table: those that are not taken are not built yet.
+pub const ROOT: &[&str] = &["agent", "source", "batch", "broker", "spool", "http"];
+/// `[agent]`.
+pub const AGENT: &[&str] = &[
+    "state_dir",
+    "control",
+    "host",
+    "labels",
+    "shutdown_timeout",
+    "max_deleted_bytes",
+];
+/// `[[source]]`.
+pub const SOURCE: &[&str] = &[
+    "name",
+    "include",
+    "exclude",
+    "read_from",
+    "ignore_older",
+    "compressed",
+    "follow_symlinks",
+    "poll_interval",
+    "max_line",
+    "encoding",
+    "labels",
+    "keep",
+    "drop",
+    "redact",
+    "parse",
+    "timestamp",
+    "urgent",
+    "urgent_priority",
+    "multiline",
+];
+/// `[batch]`.
+pub const BATCH: &[&str] = &[
+    "format",
+    "compression",
+    "level",
+    "max_bytes",
+    "max_lines",
+    "linger",
+];
+/// `[broker]`.
+pub const BROKER: &[&str] = &[
+    "urls",
+    "password_file",
+    "exchange",
+    "declare",
+    "check_interval",
+    "heartbeat",
+    "connect_timeout",
+    "confirm_timeout",
+    "max_in_flight",
+    "max_rate",
+    "tls",
+    "queue",
+];
+/// `[[broker.queue]]`.
+pub const QUEUE: &[&str] = &["name", "type", "arguments", "required"];
+
+/// One thing that is wrong, and where.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    path: PathBuf,
+    text: String,
+    place: Option<Place>,
+    advice: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+struct Place {
+    line: usize,
+    column: usize,
+    width: usize,
+    shown: Option<String>,
+}
+
+impl Problem {
+    /// A problem with a whole file.
+    #[must_use]
+    pub fn of_file(path: &Path, text: String) -> Self {
+        Self {
+            path: path.to_path_buf(),
+            text,
+            place: None,
+            advice: None,
+        }
+    }
+
+    /// Where it belongs among the problems of the same file.
+    #[must_use]
+    pub fn order(&self) -> (usize, usize) {
+        let place = self.place.as_ref();
+        place.map_or((0, 0), |place| (place.line, place.column))
+    }
+
+    fn advise(mut self, advice: Option<String>) -> Self {
+        self.advice = advice;
+        self
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        let Some(place) = &self.place else {
+            return writeln!(f, "error: {path}: {}", self.text);
+        };
+        let (line, column) = (place.line, place.column);
+        writeln!(f, "error: {path}:{line}:{column}: {}", self.text)?;
+        if let Some(shown) = &place.shown {
+            let number = line.to_string();
+            let margin = " ".repeat(number.len());
+            let before = " ".repeat(column - 1);
+            let mark = "^".repeat(place.width.max(1));
+            let advice = self.advice.as_deref().unwrap_or_default();
+            writeln!(f, "{margin} |\n{number} | {shown}")?;
+            writeln!(
+                f,
+                "{}",
+                format!("{margin} | {before}{mark} {advice}").trim_end()
+            )?;
+        } else if let Some(advice) = &self.advice {
+            writeln!(f, "  {advice}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A configuration file.
+#[derive(Debug)]
+pub struct Document {
+    source: Arc<SourceText>,
+}
+
+#[derive(Debug)]
+struct SourceText {
+    path: PathBuf,
+    text: String,
+}
+
+impl SourceText {
+    fn problem(&self, span: Range<usize>, text: String, show: bool) -> Problem {
+        let start = span.start.min(self.text.len());
+        let line_start = self.text[..start].rfind('\n').map_or(0, |at| at + 1);
+        let line_end = self.text[start..]
+            .find('\n')
+            .map_or(self.text.len(), |at| start + at);
+        let end = span.end.clamp(start, line_end);
+        let shown = |text: &str| -> String {
+            text.chars()
+                .map(|c| if c.is_control() { ' ' } else { c })
+                .collect()
+        };
+        Problem {
+            path: self.path.clone(),
+            text,
+            place: Some(Place {
+                line: self.text[..start].matches('\n').count() + 1,
+                column: self.text[line_start..start].chars().count() + 1,
+                width: self.text[start..end].chars().count(),
+                shown: show.then(|| shown(&self.text[line_start..line_end])),
+            }),
+            advice: None,
+        }
+    }
+}
+
+/// A value and where it stands.
+#[derive(Clone, Debug)]
+pub struct Spot<T> {
+    /// The value.
+    pub value: T,
+    source: Arc<SourceText>,
+    span: Range<usize>,
+}
+
+impl<T> Spot<T> {
+    /// A problem with this value.
+    #[must_use]
+    pub fn problem(&self, text: String) -> Problem {
+        self.source.problem(self.span.clone(), text, true)
+    }
+
+    /// A problem with this value, whose line must not be shown.
+    #[must_use]
+    pub fn secret_problem(&self, text: String) -> Problem {
+        self.source.problem(self.span.clone(), text, false)
+    }
+
+    /// Another value at the same place.
+    #[must_use]
+    pub fn with<U>(&self, value: U) -> Spot<U> {
+        Spot {
+            value,
+            source: Arc::clone(&self.source),
+            span: self.span.clone(),
+        }
+    }
+}
+
+impl Document {
+    /// Reads a file.
+    pub fn read(path: &Path, problems: &mut Vec<Problem>) -> Option<Self> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Some(Self {
+                source: Arc::new(SourceText {
+                    path: path.to_path_buf(),
+                    text,
+                }),
+            }),
+            Err(error) => {
+                problems.push(Problem::of_file(path, error.to_string()));
+                None
+            }
+        }
+    }
+
+    /// Its table, with what the parser could make of it; nothing after syntax errors.
+    pub fn root<'a>(
+        &'a self,
+        environment: &'a dyn Fn(&str) -> Option<String>,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Table<'a>> {
+        let (table, errors) = DeTable::parse_recoverable(&self.source.text);
+        for error in &errors {
+            let span = error.span().unwrap_or_default();
+            // The line may be the one with the password in it.
+            let show = !self.line_of(&span).contains("://");
+            problems.push(self.source.problem(span, error.message().to_owned(), show));
+        }
+        errors.is_empty().then(|| Table {
+            source: Arc::clone(&self.source),
+            environment,
+            span: table.span(),
+            entries: table.into_inner(),
+            taken: HashSet::new(),
+        })
+    }
+
+    fn line_of(&self, span: &Range<usize>) -> &str {
+        let before = self.source.text[..span.start.min(self.source.text.len())].matches('\n');
+        self.source
+            .text
+            .lines()
+            .nth(before.count())
+            .unwrap_or_default()
+    }
+}
+
+/// A table some of whose keys were taken.
+pub struct Table<'a> {
+    source: Arc<SourceText>,
+    environment: &'a dyn Fn(&str) -> Option<String>,
+    span: Range<usize>,
+    entries: DeTable<'a>,
+    taken: HashSet<String>,
+}
+
+impl<'a> Table<'a> {
+    /// A problem with the table as a whole.
+    #[must_use]
+    pub fn problem(&self, text: String) -> Problem {
+        self.source.problem(self.span.clone(), text, true)
+    }
+
+    fn spot<T>(&self, span: Range<usize>, value: T) -> Spot<T> {
+        Spot {
+            value,
+            source: Arc::clone(&self.source),
+            span,
+        }
+    }
+
+    fn take(&mut self, key: &str) -> Option<Spot<DeValue<'a>>> {
+        self.taken.insert(key.to_owned());
+        let value = self.entries.get(key)?;
+        Some(self.spot(value.span(), value.get_ref().clone()))
+    }
+
+    /// A text, with variables of the environment in it.
+    pub fn string(&mut self, key: &str, problems: &mut Vec<Problem>) -> Option<Spot<String>> {
+        let spot = self.take(key)?;
+        self.text(&spot, problems)
+    }
+
+    fn text(&self, spot: &Spot<DeValue<'a>>, problems: &mut Vec<Problem>) -> Option<Spot<String>> {
+        let Some(text) = spot.value.as_str() else {
+            problems.push(wrong_type(spot, "a text in quotes"));
+            return None;
+        };
+        match expand(text, self.environment) {
+            Ok(text) => Some(spot.with(text)),
+            Err(error) => {
+                problems.push(spot.secret_problem(error));
+                None
+            }
+        }
+    }
+
+    /// A list of texts.
+    pub fn strings(&mut self, key: &str, problems: &mut Vec<Problem>) -> Option<Vec<Spot<String>>> {
+        let spot = self.take(key)?;
+        let DeValue::Array(items) = &spot.value else {
+            problems.push(wrong_type(&spot, "a list of texts: [\"…\"]"));
+            return None;
+        };
+        let mut texts = Vec::new();
+        for item in items.iter() {
+            let item = self.spot(item.span(), item.get_ref().clone());
+            texts.extend(self.text(&item, problems));
+        }
+        Some(texts)
+    }
+
+    /// One of some words.
+    pub fn choice<T: Copy>(
+        &mut self,
+        key: &str,
+        choices: &[(&str, T)],
+        problems: &mut Vec<Problem>,
+    ) -> Option<T> {
+        let spot = self.string(key, problems)?;
+        let chosen = choices.iter().find(|(word, _)| *word == spot.value);
+        if chosen.is_none() {
+            let words: Vec<String> = choices
+                .iter()
+                .map(|(word, _)| format!("{word:?}"))
+                .collect();
+            let text = format!("`{key}` is one of {}", words.join(", "));
+            let near = nearest(&spot.value, choices.iter().map(|(word, _)| *word));
+            let advice = near.map(|near| format!("did you mean {near:?}?"));
+            problems.push(spot.problem(text).advise(advice));
+        }
+        chosen.map(|(_, value)| *value)
+    }
+
+    /// Yes or no.
+    pub fn boolean(&mut self, key: &str, problems: &mut Vec<Problem>) -> Option<bool> {
+        let spot = self.take(key)?;
+        let boolean = spot.value.as_bool();
+        if boolean.is_none() {
+            problems.push(wrong_type(&spot, "true or false"));
+        }
+        boolean
+    }
+
+    /// A whole number, not negative.
+    pub fn integer(&mut self, key: &str, problems: &mut Vec<Problem>) -> Option<Spot<u64>> {
+        let spot = self.take(key)?;
+        match whole_number(&spot.value).map(u64::try_from) {
+            Some(Ok(number)) => Some(spot.with(number)),
+            _ => {
+                problems.push(wrong_type(&spot, "a whole number"));
+                None
+            }
+        }
+    }
+
+    /// A number of bytes: `"64KiB"`, `"1MB"`, or a plain number.
+    pub fn size(&mut self, key: &str, problems: &mut Vec<Problem>) -> Option<Spot<u64>> {
+        let spot = self.take(key)?;
+        if spot.value.is_integer() {
+            return self.integer(key, problems);
+        }
+        let text = self.text(&spot, problems)?;
+        let size = parse_size(&text.value);
+        if size.is_none() {
+            let advice = "write \"64KiB\", \"1MB\" or a plain number of bytes".to_owned();
+            let problem = text.problem(format!("not a size: {:?}", text.value));
+            problems.push(problem.advise(Some(advice)));
+        }
+        size.map(|size| text.with(size))
+    }
+
+    /// A length of time: `"250ms"`, `"5s"`, `"7d"`.
+    pub fn duration(&mut self, key: &str, problems: &mut Vec<Problem>) -> Option<Spot<Duration>> {
+        let text = self.string(key, problems)?;
+        let duration = parse_duration(&text.value);
+        if duration.is_none() {
+            let advice = "write \"250ms\", \"5s\", \"10m\", \"2h\" or \"7d\"".to_owned();
+            let problem = text.problem(format!("not a duration: {:?}", text.value));
+            problems.push(problem.advise(Some(advice)));
+        }
+        duration.map(|duration| text.with(duration))
+    }
+
+    /// A table; an empty one where there is none.
+    pub fn table(&mut self, key: &str, problems: &mut Vec<Problem>) -> Table<'a> {
+        let spot = self.take(key);
+        let entries = match &spot {
+            Some(Spot {
+                value: DeValue::Table(entries),
+                ..
+            }) => entries.clone(),
+            Some(spot) => {
+                problems.push(wrong_type(spot, &format!("a table: [{key}]")));
+                DeTable::new()
+            }
+            None => DeTable::new(),
+        };
+        let span = spot.map_or(0..0, |spot| spot.span);
+        self.inner(span, entries)
+    }
+
+    /// A list of tables; an empty one where there is none.
+    pub fn tables(&mut self, key: &str, problems: &mut Vec<Problem>) -> Vec<Table<'a>> {
+        let Some(spot) = self.take(key) else {
+            return Vec::new();
+        };
+        let items: Vec<Spanned<DeValue<'a>>> = match spot.value {
+            DeValue::Array(items) => items.iter().cloned().collect(),
+            _ => {
+                problems.push(wrong_type(&spot, &format!("[[{key}]] with two brackets")));
+                return Vec::new();
+            }
+        };
+        let mut tables = Vec::new();
+        for item in items {
+            let span = item.span();
+            match item.into_inner() {
+                DeValue::Table(entries) => tables.push(self.inner(span, entries)),
+                other => {
+                    let spot = self.spot(span, other);
+                    problems.push(wrong_type(&spot, "a table"));
+                }
+            }
+        }
+        tables
+    }
+
+    fn inner(&self, span: Range<usize>, entries: DeTable<'a>) -> Table<'a> {
+        Table {
+            source: Arc::clone(&self.source),
+            environment: self.environment,
+            span,
+            entries,
+            taken: HashSet::new(),
+        }
+    }
+
+    /// A table of whole numbers, texts and booleans.
+    pub fn scalars(
+        &mut self,
+        key: &str,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<(Spot<String>, Argument)> {
+        let table = self.table(key, problems);
+        let mut scalars = Vec::new();
+        for (name, value) in &table.entries {
+            let spot = table.spot(value.span(), value.get_ref().clone());
+            let argument = match &spot.value {
+                DeValue::Boolean(boolean) => Some(Argument::Boolean(*boolean)),
+                DeValue::String(_) => table
+                    .text(&spot, problems)
+                    .map(|text| Argument::Text(text.value)),
+                value => {
+                    let number = whole_number(value).map(Argument::Integer);
+                    if number.is_none() {
+                        problems.push(wrong_type(&spot, "a whole number, a text, true or false"));
+                    }
+                    number
+                }
+            };
+            let name = table.spot(name.span(), name.get_ref().to_string());
+            scalars.extend(argument.map(|argument| (name, argument)));
+        }
+        scalars
+    }
+
+    /// Complains of every key that was not taken: one of the contract's is not built yet, any
+    /// other is unknown.
+    pub fn finish(&self, contract: &[&str], problems: &mut Vec<Problem>) {
+        for (key, _) in &self.entries {
+            let name: &str = key.get_ref();
+            if self.taken.contains(name) {
+                continue;
+            }
+            let problem = |text| self.source.problem(key.span(), text, true);
+            if contract.contains(&name) {
+                problems.push(problem(format!("`{name}` is not built yet")));
+            } else {
+                let near = nearest(name, contract.iter().copied());
+                let advice = near.map(|near| format!("did you mean `{near}`?"));
+                problems.push(problem(format!("unknown key `{name}`")).advise(advice));
+            }
+        }
+    }
+
+    /// Complains of every key but one.
+    pub fn only(&self, allowed: &str, text: &str, problems: &mut Vec<Problem>) {
+        for (key, _) in &self.entries {
+            if key.get_ref() != allowed {
+                problems.push(self.source.problem(key.span(), text.to_owned(), true));
+            }
+        }
+    }
+}
+
+fn wrong_type(spot: &Spot<DeValue<'_>>, wanted: &str) -> Problem {
+    spot.problem(format!("expected {wanted}"))
+}
+
+fn whole_number(value: &DeValue<'_>) -> Option<i64> {
+    let integer = value.as_integer()?;
+    i64::from_str_radix(integer.as_str(), integer.radix()).ok()
+}
+
+fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|known| (strsim::damerau_levenshtein(word, known), known))
+        .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
+        .min()
+        .map(|(_, known)| known)
+}
+
+/// Replaces `${NAME}`, `${NAME:-default}` and `$$`.
+fn expand(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+    let mut expanded = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        expanded.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix('$') {
+            expanded.push('$');
+            rest = after;
+        } else if let Some((inside, after)) =
+            rest.strip_prefix('{').and_then(|rest| rest.split_once('}'))
+        {
+            let (name, default) = match inside.split_once(":-") {
+                Some((name, default)) => (name, Some(default)),
+                None => (inside, None),
+            };
+            match (environment(name), default) {
+                (Some(value), _) => expanded.push_str(&value),
+                (None, Some(default)) => expanded.push_str(default),
+                (None, None) => {
+                    return Err(format!(
+                        "environment variable {name} is not set; give a default with ${{{name}:-…}}"
+                    ));
+                }
+            }
+            rest = after;
+        } else {
+            return Err("a lone `$`; write `$$` for a dollar sign".to_owned());
+        }
+    }
+    expanded.push_str(rest);
+    Ok(expanded)
+}
+
+fn split_unit(text: &str) -> Option<(u64, &str)> {
+    let text = text.trim();
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let number = text[..digits].parse().ok()?;
+    Some((number, text[digits..].trim_start()))
+}
+
+fn parse_size(text: &str) -> Option<u64> {
+    let (number, unit) = split_unit(text)?;
+    let factor: u64 = match unit {
+        "" | "B" => 1,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return None,
+    };
+    number.checked_mul(factor)
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let (number, unit) = split_unit(text)?;
+    let milliseconds: u64 = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    number.checked_mul(milliseconds).map(Duration::from_millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_durations_have_units() {
+        assert_eq!(parse_size("64KiB"), Some(65_536));
+        assert_eq!(parse_size("1 MB"), Some(1_000_000));
+        assert_eq!(parse_size("12"), Some(12));
+        assert_eq!(parse_size("1.5MB"), None);
+        assert_eq!(parse_size("99999999999TiB"), None);
+        assert_eq!(parse_duration("7d"), Some(Duration::from_hours(168)));
+        assert_eq!(parse_duration("5"), None);
+    }
+
+    #[test]
+    fn variables_are_expanded_and_a_missing_one_is_an_error() {
+        let environment = |name: &str| (name == "A").then(|| "1".to_owned());
+        assert_eq!(
+            expand("x${A}y$$z${B:-2}", &environment).as_deref(),
+            Ok("x1y$z2")
+        );
+        assert!(expand("${B}", &environment).is_err());
+        assert!(expand("$A", &environment).is_err());
+    }
+}

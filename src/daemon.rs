@@ -1,0 +1,87 @@
+//! The daemon: opens the state, runs the pipeline under signals, and says with which code to leave.
+
+use std::process::exit;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::pipeline::{self, StageEnded};
+use crate::state::{State, StateError};
+use crate::sys;
+
+/// Why the daemon could not run, or not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A stage ended early.
+    #[error(transparent)]
+    Stage(#[from] StageEnded),
+    /// No signals, timers or sockets.
+    #[error("the runtime could not be started: {0}")]
+    Runtime(std::io::Error),
+}
+
+/// Runs until SIGTERM or SIGINT. A second one leaves at once, like a crash.
+///
+/// # Errors
+/// It could not run, or not go on.
+pub fn run(config: &Config) -> Result<(), DaemonError> {
+    let names: Vec<_> = config
+        .sources
+        .iter()
+        .map(|source| source.name.clone())
+        .collect();
+    let (state, loaded) = State::open(&config.state_dir, &names)?;
+    let limit = sys::raise_open_files_limit();
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        agent = %loaded.agent,
+        host = %config.host,
+        sources = config.sources.len(),
+        known_files = loaded.files.len(),
+        open_files_max = limit,
+        "starting"
+    );
+    if config.sources.is_empty() {
+        warn!("no [[source]] is configured; running idle");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(DaemonError::Runtime)?;
+    let ran = runtime.block_on(async {
+        let stop = stop_signal().map_err(DaemonError::Runtime)?;
+        Ok(pipeline::run(config, state, loaded, stop).await?)
+    });
+    // A task that hangs in the library must not keep the process.
+    runtime.shutdown_background();
+    ran
+}
+
+/// Completes with the first SIGTERM or SIGINT; from then on another one ends the process.
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    let mut hup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        loop {
+            tokio::select! {
+                _ = term.recv() => break,
+                _ = int.recv() => break,
+                _ = hup.recv() => warn!("reload is not built yet; restart to change the configuration"),
+            }
+        }
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+            warn!("second signal; leaving at once");
+            // As a shell reports a process that a SIGTERM ended.
+            exit(143);
+        });
+    })
+}

@@ -1,0 +1,621 @@
+//! A lane: one thread on which lines go from files into batches, in quanta, so that a busy file
+//! starves nobody. It reads only while a finished batch finds its place in the window; when there
+//! is none, the files wait.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use jiff::Timestamp;
+use tracing::error;
+
+use crate::batch::{self, Closed, Line, Open};
+use crate::lines::{self, Next};
+use crate::model::credit::Credit;
+use crate::model::{Batch, Confirmed, FileId, Proof, Range, Rewind, Skipped};
+use crate::tail::discover::Scan;
+use crate::tail::reader::{Filled, Reader, Scratch};
+use crate::tail::watch::Hints;
+use crate::tail::{Event, Registration, Tail};
+
+/// Bytes that one file is read before the next one has its turn.
+const QUANTUM: usize = 256 * 1024;
+/// While fewer messages than this are unacknowledged, a batch need not be full to be closed.
+const FEW_UNACKNOWLEDGED: usize = 4;
+/// What a message takes of the window beside its body.
+const MESSAGE_OVERHEAD: usize = 1024;
+
+/// What a lane is told.
+#[derive(Debug)]
+pub enum Input {
+    /// What discovery saw.
+    Scan(Scan),
+    /// Some files were written to: the hints tell which.
+    Written,
+    /// Room came back in the window.
+    Room,
+    /// The ids of these files are durable.
+    Registered(Vec<FileId>),
+    /// These marks are durable.
+    Confirmed(Vec<Confirmed>),
+    /// Read these files again.
+    Rewind(Vec<Rewind>),
+    /// Read no more, hand over what has gathered, and end.
+    Stop,
+}
+
+/// What a lane brings forth.
+#[derive(Debug)]
+pub enum Output {
+    /// News of files.
+    Tail(Event),
+    /// A batch, in its holder's hands from now on.
+    Batch(Batch),
+}
+
+/// Limits and pauses.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Bytes of body at which a batch is full.
+    pub batch_bytes_max: usize,
+    /// Lines at which a batch is full.
+    pub batch_lines_max: u64,
+    /// Least time between two batches that are not full.
+    pub linger: Duration,
+    /// How often every file is looked at, events or not.
+    pub poll_interval: Duration,
+    /// Bytes of unfinished lines held in memory; beyond it the longest is read again later.
+    pub unfinished_max: usize,
+    /// Bytes of open batches of all sources; beyond it the largest is closed.
+    pub open_max: usize,
+    /// After so long without a change a rotated file's last line counts as finished.
+    pub settle: Duration,
+    /// After so long without a change a rotated file is over.
+    pub let_go: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            batch_bytes_max: 1024 * 1024,
+            batch_lines_max: 10_000,
+            linger: Duration::from_millis(2),
+            poll_interval: Duration::from_secs(1),
+            unfinished_max: 8 * 1024 * 1024,
+            open_max: 8 * 1024 * 1024,
+            settle: Duration::from_secs(5),
+            let_go: Duration::from_secs(60),
+        }
+    }
+}
+
+/// One lane's state.
+pub struct Lane<S: Fn(Output)> {
+    options: Options,
+    tail: Tail,
+    hints: Hints,
+    credit: Credit,
+    send: S,
+    scratch: Scratch,
+    /// One per source.
+    open: Vec<Open>,
+    /// Closed, and waiting for room in the window.
+    parked: std::collections::VecDeque<Closed>,
+    last_close: Instant,
+    next_look: Instant,
+    /// Bytes of unfinished lines that the readers hold.
+    unfinished: usize,
+}
+
+impl<S: Fn(Output)> Lane<S> {
+    /// A lane that reads `tail`'s files. `ranges_len_max` is the limit of the `ranges` header for
+    /// a source's messages.
+    pub fn new(
+        options: Options,
+        tail: Tail,
+        ranges_len_max: impl Fn(&str) -> usize,
+        hints: Hints,
+        credit: Credit,
+        send: S,
+    ) -> Self {
+        let open = tail
+            .sources()
+            .iter()
+            .map(|source| {
+                let limits = batch::Limits {
+                    bytes_max: options.batch_bytes_max,
+                    lines_max: options.batch_lines_max,
+                    ranges_len_max: ranges_len_max(&source.name),
+                };
+                Open::new(Arc::clone(&source.name), limits)
+            })
+            .collect();
+        let now = Instant::now();
+        Self {
+            last_close: now.checked_sub(options.linger).unwrap_or(now),
+            next_look: now + options.poll_interval,
+            options,
+            tail,
+            hints,
+            credit,
+            send,
+            scratch: Scratch::default(),
+            open,
+            parked: std::collections::VecDeque::new(),
+            unfinished: 0,
+        }
+    }
+
+    /// Works until it is told to stop, or nobody can tell it anything any more.
+    pub fn run(mut self, inputs: &Receiver<Input>) {
+        loop {
+            loop {
+                match inputs.try_recv() {
+                    Ok(Input::Stop) => return self.finish(inputs),
+                    Ok(input) => self.take(input, Instant::now()),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return,
+                }
+            }
+            let now = Instant::now();
+            let worked = self.turn(now);
+            let wait = self.wait(now);
+            self.tell();
+            if worked {
+                continue;
+            }
+            match inputs.recv_timeout(wait) {
+                Ok(Input::Stop) => return self.finish(inputs),
+                Ok(input) => self.take(input, Instant::now()),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Hands over what has gathered.
+    fn finish(mut self, inputs: &Receiver<Input>) {
+        for source in 0..self.open.len() {
+            self.close(source, Instant::now());
+        }
+        self.tell();
+        while !self.parked.is_empty() {
+            match inputs.recv() {
+                Ok(Input::Room) => self.hand_over(),
+                // Nothing is read any more, so there is nothing to look for or to go back to.
+                Ok(_) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input, now: Instant) {
+        match input {
+            Input::Scan(scan) => self.tail.apply(&scan, now),
+            Input::Written => self.tail.hint(self.hints.take()),
+            Input::Room => {}
+            Input::Registered(ids) => ids.into_iter().for_each(|id| self.tail.registered(id)),
+            Input::Confirmed(confirmed) => {
+                self.tail.confirmed(&confirmed);
+                self.unfinished = self.tail.unfinished().0;
+            }
+            Input::Rewind(rewinds) => self.rewind(&rewinds, now),
+            // Both callers of this function return at once on a stop.
+            Input::Stop => {}
+        }
+    }
+
+    /// One quantum of work. Whether there was any.
+    fn turn(&mut self, now: Instant) -> bool {
+        if now >= self.next_look {
+            self.tail.look_at_all();
+            self.next_look = now + self.options.poll_interval;
+        }
+        self.hand_over();
+        let next = if self.parked.is_empty() {
+            self.tail.next(now)
+        } else {
+            None
+        };
+        if let Some(id) = next {
+            self.look(id, now);
+            self.keep_within_budgets(now);
+        }
+        self.close_due(Instant::now());
+        next.is_some()
+    }
+
+    /// How long there is nothing to do unless an input comes.
+    fn wait(&self, now: Instant) -> Duration {
+        let mut until = self.next_look;
+        let gathered = self.open.iter().any(|open| !open.is_empty());
+        if gathered && self.parked.is_empty() && self.credit.fewer_than(FEW_UNACKNOWLEDGED) {
+            until = until.min(self.last_close + self.options.linger);
+        }
+        until.saturating_duration_since(now)
+    }
+
+    /// Tells what the watched set has to tell.
+    fn tell(&mut self) {
+        for event in self.tail.take_events() {
+            (self.send)(Output::Tail(event));
+        }
+    }
+
+    fn look(&mut self, id: FileId, now: Instant) {
+        let held = |lane: &mut Self| {
+            let file = lane.tail.get_mut(id);
+            file.and_then(|file| file.reader.as_ref())
+                .map_or(0, Reader::held)
+        };
+        let before = held(self);
+        if let Err(error) = self.read(id, now) {
+            self.tail.failed(id, &error, now);
+        }
+        self.unfinished = self.unfinished + held(self) - before.min(self.unfinished + held(self));
+    }
+
+    /// Reads one quantum of a file into its source's batch.
+    fn read(&mut self, id: FileId, now: Instant) -> std::io::Result<()> {
+        let Some(file) = self.tail.get_mut(id) else {
+            return Ok(());
+        };
+        if file.registration != Registration::Durable {
+            self.tail.register(id)?;
+            self.tail.drop_if_empty(id);
+            return Ok(());
+        }
+        if file.batched < file.begins.offset {
+            let range = batch::bare_range(
+                &file.origin,
+                (file.batched, file.begins.offset),
+                Some(Skipped::ReadFrom),
+                false,
+                file.epoch,
+                file.begins.proof,
+            );
+            self.account(id, range, now);
+            return self.tail.has_more(id, now);
+        }
+        let source = file.source;
+        let line_max = self.tail.source(source).line_max;
+        let file = self.tail.get_mut(id);
+        let Some(reader) = file.and_then(|file| file.reader.as_mut()) else {
+            return Ok(());
+        };
+        match reader.fill(&mut self.scratch, QUANTUM, line_max)? {
+            Filled::Data { searched } => {
+                self.take_lines(id, searched, line_max, now);
+                self.tail.has_more(id, now)
+            }
+            Filled::Longer => self.tail.has_more(id, now),
+            Filled::End => {
+                self.tail.at_end(id);
+                self.at_end(id, line_max, now)
+            }
+            Filled::Changed => {
+                self.end_generation(id, line_max, now);
+                self.tail.begin_anew(id, now)
+            }
+        }
+    }
+
+    /// Puts the whole lines of the scratch buffer into batches.
+    fn take_lines(&mut self, id: FileId, searched: usize, line_max: usize, now: Instant) {
+        let scratch = std::mem::take(&mut self.scratch);
+        let timestamp = timestamp();
+        let Some(file) = self.tail.get_mut(id) else {
+            return;
+        };
+        let (source, origin, epoch) = (file.source, file.origin.clone(), file.epoch);
+        let unread = scratch.unread();
+        let mut at = 0;
+        let mut complete = true;
+        loop {
+            let mut piece = lines::next(&unread[at..], searched.saturating_sub(at), line_max);
+            if piece == Next::Unfinished {
+                break;
+            }
+            let open = &mut self.open[source];
+            let mut full = open
+                .begin(&origin, scratch.offset() + at as u64, epoch)
+                .is_err();
+            let begun = at;
+            while !full && piece != Next::Unfinished {
+                let line = line_of(unread, at, scratch.offset(), piece, &timestamp);
+                match open.push(&origin, &line) {
+                    Ok(()) => {
+                        at += piece.bytes();
+                        piece = lines::next(&unread[at..], searched.saturating_sub(at), line_max);
+                    }
+                    Err(batch::Full) => full = true,
+                }
+            }
+            if at > begun {
+                let mark = scratch.mark(at);
+                open.end(id, mark.offset, mark.proof);
+                if let Some(file) = self.tail.get_mut(id) {
+                    file.batched = mark.offset;
+                }
+            }
+            if full {
+                self.close(source, now);
+                if !self.parked.is_empty() {
+                    complete = false;
+                    break;
+                }
+            }
+        }
+        if let Some(reader) = self.tail.get_mut(id).and_then(|file| file.reader.as_mut()) {
+            if complete {
+                reader.keep(&scratch, at);
+            } else {
+                reader.advance(&scratch, at);
+            }
+        }
+        self.scratch = scratch;
+    }
+
+    /// A file has nothing new: if it was rotated a while ago, its last line counts as finished,
+    /// and in the end the file as over.
+    fn at_end(&mut self, id: FileId, line_max: usize, now: Instant) -> std::io::Result<()> {
+        let (settle, let_go) = (self.options.settle, self.options.let_go);
+        let Some(file) = self.tail.get_mut(id) else {
+            return Ok(());
+        };
+        let (settled, over) = (file.settled(settle, now), file.settled(let_go, now));
+        let Some(reader) = &mut file.reader else {
+            return Ok(());
+        };
+        if reader.read_to() > reader.line_start() {
+            if settled {
+                reader.recall(&mut self.scratch, line_max)?;
+                reader.fill(&mut self.scratch, 0, line_max)?;
+                let consumed = self.take_last_line(id, line_max, now);
+                if let Some(reader) = self.tail.get_mut(id).and_then(|file| file.reader.as_mut()) {
+                    reader.advance(&self.scratch, consumed);
+                }
+            }
+        } else if file.batched > 0 && !file.eof_batched && file.is_left() && over {
+            self.say_eof(id, now);
+        }
+        Ok(())
+    }
+
+    /// The generation's bytes are gone: delivers what is held of its last line, accounts for what
+    /// is known to be lost, and says its end.
+    fn end_generation(&mut self, id: FileId, line_max: usize, now: Instant) {
+        let Some(file) = self.tail.get_mut(id) else {
+            return;
+        };
+        let read_to = file.reader.as_ref().map_or(file.batched, Reader::read_to);
+        let known_to = read_to.max(file.size_seen);
+        self.take_last_line(id, line_max, now);
+        let Some(file) = self.tail.get_mut(id) else {
+            return;
+        };
+        if file.batched < known_to {
+            self.lose(id, known_to, now);
+        }
+        self.say_eof(id, now);
+    }
+
+    /// Puts what the scratch buffer holds of a line without an end into the batch. Returns how
+    /// many bytes that was.
+    fn take_last_line(&mut self, id: FileId, line_max: usize, now: Instant) -> usize {
+        let scratch = std::mem::take(&mut self.scratch);
+        let timestamp = timestamp();
+        let mut at = 0;
+        if let Some(file) = self.tail.get_mut(id) {
+            let (source, origin, epoch) = (file.source, file.origin.clone(), file.epoch);
+            loop {
+                let piece = lines::last(&scratch.unread()[at..], line_max);
+                if piece == Next::Unfinished {
+                    break;
+                }
+                let line = line_of(scratch.unread(), at, scratch.offset(), piece, &timestamp);
+                let open = &mut self.open[source];
+                let pushed = open
+                    .begin(&origin, line.offset, epoch)
+                    .and_then(|()| open.push(&origin, &line));
+                if pushed == Err(batch::Full) {
+                    self.close(source, now);
+                    continue;
+                }
+                at += piece.bytes();
+                let mark = scratch.mark(at);
+                open.end(id, mark.offset, mark.proof);
+                if let Some(file) = self.tail.get_mut(id) {
+                    file.batched = mark.offset;
+                }
+            }
+        }
+        self.scratch = scratch;
+        at
+    }
+
+    /// Accounts for bytes up to `end` that cannot be read any more.
+    fn lose(&mut self, id: FileId, end: u64, now: Instant) {
+        let Some(file) = self.tail.get_mut(id) else {
+            return;
+        };
+        let (start, path) = (file.batched, file.origin.path.clone());
+        error!(?path, file = %id, start, end, reason = "truncated", "bytes lost");
+        let range = batch::bare_range(
+            &file.origin,
+            (start, end),
+            Some(Skipped::Truncated),
+            false,
+            file.epoch,
+            Proof::default(),
+        );
+        self.account(id, range, now);
+    }
+
+    fn say_eof(&mut self, id: FileId, now: Instant) {
+        let Some(file) = self.tail.get_mut(id) else {
+            return;
+        };
+        let proof = file
+            .reader
+            .as_ref()
+            .and_then(|reader| crate::tail::identity::end_before(reader.file(), file.batched).ok())
+            .map_or(Proof::default(), |(_, proof)| proof);
+        let range = batch::bare_range(
+            &file.origin,
+            (file.batched, file.batched),
+            None,
+            true,
+            file.epoch,
+            proof,
+        );
+        self.account(id, range, now);
+        if let Some(file) = self.tail.get_mut(id) {
+            file.eof_batched = true;
+        }
+    }
+
+    /// Puts a range without lines into the batch of its source.
+    fn account(&mut self, id: FileId, range: Range, now: Instant) {
+        let Some(file) = self.tail.get_mut(id) else {
+            return;
+        };
+        file.batched = range.end;
+        let (source, origin) = (file.source, file.origin.clone());
+        if self.open[source].account(&origin, range.clone()) == Err(batch::Full) {
+            self.close(source, now);
+            // An empty batch takes any one range.
+            let _ = self.open[source].account(&origin, range);
+        }
+    }
+
+    fn rewind(&mut self, rewinds: &[Rewind], now: Instant) {
+        // What has gathered of these files is older than the rewind. It goes out closed, so that
+        // whoever knows the epochs discards it and sends its other files back too.
+        let rewound: HashSet<FileId> = rewinds.iter().map(|rewind| rewind.file).collect();
+        for source in 0..self.open.len() {
+            if self.open[source]
+                .files()
+                .any(|file| rewound.contains(&file))
+            {
+                self.close(source, now);
+            }
+        }
+        for rewind in rewinds {
+            let end = self.tail.get_mut(rewind.file).map(|file| file.batched);
+            match self.tail.rewind(rewind) {
+                Ok(true) => {}
+                Ok(false) => {
+                    if let Some(end) = end.filter(|end| *end > rewind.to.offset) {
+                        self.lose(rewind.file, end, now);
+                    }
+                    self.say_eof(rewind.file, now);
+                    if let Err(error) = self.tail.begin_anew(rewind.file, now) {
+                        self.tail.failed(rewind.file, &error, now);
+                    }
+                }
+                Err(error) => self.tail.failed(rewind.file, &error, now),
+            }
+        }
+        self.unfinished = self.tail.unfinished().0;
+    }
+
+    fn keep_within_budgets(&mut self, now: Instant) {
+        while self.unfinished > self.options.unfinished_max {
+            let (sum, largest) = self.tail.unfinished();
+            self.unfinished = sum;
+            let reader = largest
+                .and_then(|id| self.tail.get_mut(id))
+                .and_then(|file| file.reader.as_mut());
+            let Some(reader) = reader.filter(|reader| reader.held() > 0) else {
+                break;
+            };
+            self.unfinished -= reader.held();
+            reader.forget_unfinished();
+        }
+        let gathered: usize = self.open.iter().map(Open::len).sum();
+        if gathered > self.options.open_max {
+            let largest = (0..self.open.len()).max_by_key(|source| self.open[*source].len());
+            largest
+                .into_iter()
+                .for_each(|source| self.close(source, now));
+        }
+    }
+
+    /// Closes what has gathered, if a batch may leave that is not full.
+    fn close_due(&mut self, now: Instant) {
+        let lingered = now.saturating_duration_since(self.last_close) >= self.options.linger;
+        let gathered = self.open.iter().any(|open| !open.is_empty());
+        if !gathered || !lingered || !self.parked.is_empty() {
+            return;
+        }
+        if self.credit.fewer_than(FEW_UNACKNOWLEDGED) {
+            for source in 0..self.open.len() {
+                self.close(source, now);
+            }
+        }
+    }
+
+    fn close(&mut self, source: usize, now: Instant) {
+        if self.open[source].is_empty() {
+            return;
+        }
+        let closed = self.open[source].close(seconds_since_1970());
+        if closed.is_empty() {
+            return;
+        }
+        self.last_close = now;
+        self.parked.push_back(closed);
+        self.hand_over();
+    }
+
+    /// Hands closed batches on, as far as the window has room.
+    fn hand_over(&mut self) {
+        while let Some(closed) = self.parked.front() {
+            let Some(permit) = self.credit.take(closed.len() + MESSAGE_OVERHEAD) else {
+                return;
+            };
+            // News of a file goes before the bytes of the file.
+            self.tell();
+            if let Some(closed) = self.parked.pop_front() {
+                (self.send)(Output::Batch(closed.admit(permit)));
+            }
+        }
+    }
+}
+
+/// The piece that stands `at` bytes into `unread`, whose first byte has `offset` in the file.
+fn line_of<'a>(
+    unread: &'a [u8],
+    at: usize,
+    offset: u64,
+    piece: Next,
+    timestamp: &'a str,
+) -> Line<'a> {
+    let (content, partial) = match piece {
+        Next::Line { content, .. } => (content, false),
+        Next::Part { content } => (content, true),
+        Next::Unfinished => (0, false),
+    };
+    Line {
+        timestamp,
+        offset: offset + at as u64,
+        bytes: piece.bytes(),
+        content: &unread[at..at + content],
+        partial,
+    }
+}
+
+/// The present time as `@timestamp` shows it: UTC with milliseconds.
+fn timestamp() -> String {
+    Timestamp::now()
+        .strftime("%Y-%m-%dT%H:%M:%S%.3fZ")
+        .to_string()
+}
+
+fn seconds_since_1970() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

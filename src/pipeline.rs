@@ -1,0 +1,458 @@
+//! The one file that knows every stage: starts them, hands them their neighbours, performs what the
+//! deciders ask for, and takes them down in the order in which the data flows.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinHandle;
+use tracing::{error, info, warn};
+
+use crate::amqp::{self, Checked, Command, FailureKind};
+use crate::config::Config;
+use crate::lane::{self, Input, Lane, Output};
+use crate::model::credit::Credit;
+use crate::publish::{Outcome, Queue, Target};
+use crate::relay::{self, Action, Notice, Relay, Verdict};
+use crate::state::{Change, Durable, Loaded, State};
+use crate::tail::discover::{Discovery, Waker};
+use crate::tail::watch::{Hints, Watches};
+use crate::tail::{Event, Source, Tail};
+use crate::wire::Sender as WireSender;
+
+/// Of the time that a stop may take, so much is kept for saving the state and for the good-bye.
+const STOP_RESERVE: Duration = Duration::from_secs(2);
+
+/// A stage ended although nobody had told it to.
+#[derive(Debug, thiserror::Error)]
+#[error("the {0} stage ended early")]
+pub struct StageEnded(&'static str);
+
+/// Runs until `stop`, and then until everything is confirmed or the time for it is up.
+///
+/// # Errors
+/// A stage ended early: the daemon cannot go on.
+pub async fn run(
+    config: &Config,
+    state: State,
+    loaded: Loaded,
+    stop: impl Future<Output = ()>,
+) -> Result<(), StageEnded> {
+    let mut pipeline = Pipeline::start(config, state, loaded);
+    info!("ready");
+    let stopped_at = pipeline.serve(stop).await?;
+    let until = stopped_at + config.shutdown_timeout;
+    pipeline
+        .finish(until.checked_sub(STOP_RESERVE).unwrap_or(stopped_at))
+        .await;
+    pipeline.take_down(until).await;
+    Ok(())
+}
+
+/// Every stage, as its neighbours see it.
+struct Pipeline {
+    relay: Relay,
+    lane: Sender<Input>,
+    waker: Waker,
+    outputs: UnboundedReceiver<Output>,
+    changes: Option<Sender<Change>>,
+    durable: UnboundedReceiver<Durable>,
+    commands: Option<UnboundedSender<Command>>,
+    events: UnboundedReceiver<amqp::Event>,
+    link: JoinHandle<()>,
+    ended: UnboundedReceiver<&'static str>,
+    blocked: bool,
+    failure: Option<String>,
+}
+
+/// Tells that a thread has ended, however it did.
+struct TellEnd(&'static str, UnboundedSender<&'static str>);
+
+impl Drop for TellEnd {
+    fn drop(&mut self) {
+        // Nobody listens any more: the process ends.
+        let _ = self.1.send(self.0);
+    }
+}
+
+impl Pipeline {
+    fn start(config: &Config, state: State, loaded: Loaded) -> Self {
+        let (tell_end, ended) = unbounded_channel();
+        let spawn = |name: &'static str, work: Box<dyn FnOnce() + Send>| {
+            let tell = TellEnd(name, tell_end.clone());
+            thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(move || {
+                    let _tell = tell;
+                    work();
+                })
+                .is_ok()
+                // Without a thread there is no stage: its end was told when `tell` was dropped.
+                .then_some(())
+        };
+
+        let (changes, change_inputs) = channel();
+        let (tell_durable, durable) = unbounded_channel();
+        spawn(
+            "state",
+            Box::new(move || {
+                state.run(&change_inputs, move |done| {
+                    let _ = tell_durable.send(done);
+                });
+            }),
+        );
+
+        let (lane, lane_inputs) = channel();
+        let (tell_output, outputs) = unbounded_channel();
+        let sender = WireSender {
+            agent: loaded.agent,
+            host: Arc::clone(&config.host),
+        };
+        let hints = Hints::default();
+        let credit = {
+            let lane = lane.clone();
+            Credit::new(config.max_in_flight, move || {
+                // The lane has ended: it needs no room.
+                let _ = lane.send(Input::Room);
+            })
+        };
+        let options = lane_options(config);
+        let poll_interval = options.poll_interval;
+        let tail = tail(config, loaded);
+        let work = {
+            let (sender, hints) = (sender.clone(), hints.clone());
+            move || {
+                let send = move |output| {
+                    let _ = tell_output.send(output);
+                };
+                let len_max = |source: &str| sender.ranges_len_max(source);
+                Lane::new(options, tail, len_max, hints, credit, send).run(&lane_inputs);
+            }
+        };
+        spawn("lane", Box::new(work));
+
+        let selections = config.sources.iter().map(|source| source.selection.clone());
+        let (discovery, waker) = Discovery::new(selections.collect(), poll_interval);
+        let work = {
+            let (written, deliver, waker) = (lane.clone(), lane.clone(), waker.clone());
+            move || {
+                let written = move || {
+                    let _ = written.send(Input::Written);
+                };
+                let watches = Watches::new(hints, written, move || waker.wake());
+                discovery.run(watches, move |scan| deliver.send(Input::Scan(scan)).is_ok());
+            }
+        };
+        spawn("discovery", Box::new(work));
+
+        let (commands, command_inputs) = unbounded_channel();
+        let (tell_event, events) = unbounded_channel();
+        let link = tokio::spawn(amqp::run(config.broker.clone(), command_inputs, tell_event));
+
+        Self {
+            relay: relay(config, sender),
+            lane,
+            waker,
+            outputs,
+            changes: Some(changes),
+            durable,
+            commands: Some(commands),
+            events,
+            link,
+            ended,
+            blocked: false,
+            failure: None,
+        }
+    }
+
+    /// Moves everything along until `stop`; returns when that was.
+    async fn serve(&mut self, stop: impl Future<Output = ()>) -> Result<Instant, StageEnded> {
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            tokio::select! {
+                () = &mut stop => return Ok(Instant::now()),
+                step = self.step() => if let Some(name) = step {
+                    error!(stage = name, "stage ended early");
+                    return Err(StageEnded(name));
+                },
+            }
+        }
+    }
+
+    /// The lanes hand over what they have; then everything that is out is waited for, and the last
+    /// topology check.
+    async fn finish(&mut self, until: Instant) {
+        info!("stopping");
+        let _ = self.lane.send(Input::Stop);
+        let mut closed = false;
+        let deadline = tokio::time::sleep_until(until.into());
+        let mut deadline = std::pin::pin!(deadline);
+        loop {
+            if !closed && self.outputs.is_closed() && self.outputs.is_empty() {
+                closed = true;
+                self.act(|relay, now, actions| relay.close(now, actions));
+            }
+            if closed && self.relay.is_done() {
+                info!("everything is confirmed");
+                return;
+            }
+            if !self.relay.can_progress() {
+                info!("no broker to wait for; what is not confirmed will be read again");
+                return;
+            }
+            tokio::select! {
+                () = &mut deadline => {
+                    warn!("time is up; what is not confirmed will be sent again");
+                    return;
+                }
+                // A stage that ends now was told to, or has told why.
+                _ = self.step() => {}
+            }
+        }
+    }
+
+    /// Closes what flows out of the relay, and waits for the last stages.
+    async fn take_down(mut self, until: Instant) {
+        self.commands = None;
+        self.changes = None;
+        let (lane, _) = channel();
+        // Without it the lane's and discovery's channels are closed.
+        self.lane = lane;
+        self.outputs.close();
+        self.waker.wake();
+        let ends = async {
+            let mut missing = vec!["state", "lane", "discovery"];
+            while !missing.is_empty() {
+                match self.ended.recv().await {
+                    Some(name) => missing.retain(|stage| *stage != name),
+                    None => break,
+                }
+            }
+        };
+        let all = async {
+            ends.await;
+            // Its failure would be its end, which is what is waited for.
+            let _ = self.link.await;
+        };
+        if tokio::time::timeout_at(until.into(), all).await.is_err() {
+            warn!("some stages did not end in time; left behind");
+        }
+    }
+
+    /// Waits for one thing to happen and deals with it. The name of a stage that has ended.
+    async fn step(&mut self) -> Option<&'static str> {
+        let deadline = self.relay.deadline();
+        tokio::select! {
+            biased;
+            name = self.ended.recv() => return name,
+            Some(durable) = self.durable.recv() => self.durable(durable),
+            event = self.events.recv() => match event {
+                Some(event) => self.link_event(event),
+                None => return Some("link"),
+            },
+            Some(output) = self.outputs.recv() => self.output(output),
+            () = sleep_until(deadline) => self.act(Relay::advance),
+        }
+        None
+    }
+
+    fn output(&mut self, output: Output) {
+        match output {
+            Output::Batch(batch) => {
+                self.act(|relay, now, actions| relay.batch(batch, now, actions));
+            }
+            Output::Tail(Event::Register(record)) => {
+                self.relay.opened(record.id, record.confirmed);
+                self.change(Change::Register(record));
+            }
+            Output::Tail(Event::Resumed(file, mark)) => self.relay.opened(file, mark),
+            Output::Tail(Event::Grown(file, identity)) => {
+                self.change(Change::Grown(file, identity));
+            }
+            Output::Tail(Event::Forget(file)) => {
+                self.relay.forget(file);
+                self.change(Change::Forget(file));
+            }
+            Output::Tail(Event::Scanned(source)) => self.change(Change::Scanned(source)),
+        }
+    }
+
+    fn durable(&mut self, durable: Durable) {
+        // A lane that has ended needs no news.
+        if !durable.registered.is_empty() {
+            let _ = self.lane.send(Input::Registered(durable.registered));
+        }
+        if !durable.confirmed.is_empty() {
+            let _ = self.lane.send(Input::Confirmed(durable.confirmed));
+        }
+    }
+
+    fn link_event(&mut self, event: amqp::Event) {
+        match event {
+            amqp::Event::Connected { address } => {
+                info!(address, "connected to the broker");
+                self.failure = None;
+                self.act(|relay, _, actions| relay.connected(actions));
+            }
+            amqp::Event::Disconnected(failure) => {
+                self.blocked = false;
+                if self.failure.as_ref() != Some(&failure.text) {
+                    warn!(
+                        reason = failure.text,
+                        "no connection to the broker; trying again"
+                    );
+                    self.failure = Some(failure.text);
+                }
+                self.relay.disconnected(failure.kind == FailureKind::Access);
+            }
+            amqp::Event::Outcome { tag, outcome } => {
+                let outcome = match outcome {
+                    amqp::Outcome::Ack => Outcome::Ack,
+                    amqp::Outcome::Nack => Outcome::Nack,
+                    amqp::Outcome::Returned => Outcome::Returned,
+                };
+                self.act(|relay, now, actions| relay.outcome(tag, outcome, now, actions));
+            }
+            amqp::Event::Checked(checked) => {
+                let verdict = match checked {
+                    Checked::Good => Verdict::Good,
+                    Checked::Missing(names) => Verdict::Missing(names),
+                    Checked::Wrong(what) => Verdict::Wrong(what),
+                };
+                self.act(|relay, now, actions| relay.checked(verdict, now, actions));
+            }
+            amqp::Event::Made(made) => {
+                self.act(|relay, now, actions| relay.made(made, now, actions));
+            }
+            amqp::Event::Blocked(reason) => {
+                self.blocked = true;
+                warn!(reason, "the broker takes no messages for the time being");
+            }
+            amqp::Event::Unblocked => {
+                if std::mem::take(&mut self.blocked) {
+                    info!("the broker takes messages again");
+                }
+            }
+            amqp::Event::Drift(difference) => {
+                warn!(
+                    difference,
+                    "a queue is not as configured; publishing goes on"
+                );
+            }
+        }
+    }
+
+    /// Lets the relay decide, and does what it asks for.
+    fn act(&mut self, decide: impl FnOnce(&mut Relay, Instant, &mut Vec<Action>)) {
+        let mut actions = Vec::new();
+        decide(&mut self.relay, Instant::now(), &mut actions);
+        for action in actions {
+            match action {
+                Action::Publish {
+                    tag,
+                    target,
+                    message,
+                } => {
+                    let queue = match target {
+                        Target::Exchange => None,
+                        Target::Queue(name) => Some(name),
+                    };
+                    let attempt = amqp::Attempt {
+                        tag,
+                        queue,
+                        message,
+                    };
+                    self.command(Command::Publish(attempt));
+                }
+                Action::Check => self.command(Command::Check),
+                Action::Make => self.command(Command::Make),
+                Action::Rewind(rewinds) => {
+                    // A lane that has ended reads nothing again; the next start does.
+                    let _ = self.lane.send(Input::Rewind(rewinds));
+                }
+                Action::Confirmed(confirmed) => {
+                    for confirmed in confirmed {
+                        self.change(Change::Confirmed(confirmed));
+                    }
+                }
+                Action::Notice(notice) => tell(&notice),
+            }
+        }
+    }
+
+    fn command(&self, command: Command) {
+        if let Some(commands) = &self.commands {
+            // The link has ended, and that is noticed by its events.
+            let _ = commands.send(command);
+        }
+    }
+
+    fn change(&self, change: Change) {
+        if let Some(changes) = &self.changes {
+            // The state stage has ended, and that is noticed by its end.
+            let _ = changes.send(change);
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn tell(notice: &Notice) {
+    match notice {
+        Notice::TopologyGood => info!("exchange and queues are there"),
+        Notice::TopologyBad(what) => warn!(
+            what,
+            "exchange and queues are not as they must be; nothing is published"
+        ),
+        Notice::SendingAgain { files } => warn!(
+            files,
+            "sending again what was sent since the last good check"
+        ),
+        Notice::Unrouted => warn!("a message was routed to no queue"),
+        Notice::QueueRefuses(Some(queue)) => warn!(%queue, "queue refuses messages; trying again"),
+        Notice::QueueRefuses(None) => {
+            warn!("a queue refuses messages; offering them to each queue");
+        }
+        Notice::QueuesAccept => info!("the refused message is in every queue now"),
+    }
+}
+
+fn lane_options(config: &Config) -> lane::Options {
+    lane::Options {
+        batch_bytes_max: config.batch.bytes_max,
+        batch_lines_max: config.batch.lines_max,
+        linger: config.batch.linger,
+        ..lane::Options::default()
+    }
+}
+
+fn tail(config: &Config, loaded: Loaded) -> Tail {
+    let source = |source: &crate::config::Source| Source {
+        name: Arc::clone(&source.name),
+        from_end: source.from_end,
+        line_max: source.line_max,
+        first_scan: !loaded.scanned.contains(&*source.name),
+    };
+    let sources = config.sources.iter().map(source).collect();
+    Tail::new(Arc::clone(&config.host), sources, loaded.files)
+}
+
+fn relay(config: &Config, sender: WireSender) -> Relay {
+    let topology = &config.broker.topology;
+    let queue = |queue: &amqp::Queue| Queue {
+        name: Arc::clone(&queue.name),
+        required: queue.required,
+    };
+    let options = relay::Options {
+        check_interval: config.check_interval,
+        declare: topology.declare,
+    };
+    Relay::new(options, sender, topology.queues.iter().map(queue).collect())
+}

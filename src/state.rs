@@ -1,0 +1,631 @@
+//! The state directory: lock, agent id and state.db, owned by one thread. What it reports as done
+//! is durable. An operator can read it with `sqlite3`.
+
+use std::collections::HashSet;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, Row, params};
+use rustix::fs::{FlockOperation, OFlags};
+use sha2::{Digest, Sha256};
+use tracing::{error, info, warn};
+
+use crate::model::{AgentId, Confirmed, FileId, FileRecord, Identity, LogPath, Mark, Proof};
+
+/// The schema that this version writes.
+const SCHEMA: i64 = 1;
+/// So many changes go into one commit at most.
+const GROUP_MAX: usize = 10_000;
+/// Pause before a commit that failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Why the state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Somebody may have planted it.
+    #[error("{} is a symbolic link; a state directory and its files must not be one", .0.display())]
+    Link(PathBuf),
+    /// Another agent runs on it.
+    #[error("another fantail holds {}", .0.display())]
+    Locked(PathBuf),
+    /// A newer version wrote it.
+    #[error("{} has schema {found}, newer than this version's {SCHEMA}; nothing was touched", path.display())]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+    },
+    /// It does not hold what it should.
+    #[error("{}: {what}; remove it to begin as a new agent", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// A system call failed.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// On this file.
+        path: PathBuf,
+        /// How.
+        source: io::Error,
+    },
+    /// SQLite failed.
+    #[error("{}: {source}", path.display())]
+    Database {
+        /// On this file.
+        path: PathBuf,
+        /// How.
+        source: rusqlite::Error,
+    },
+}
+
+/// The opened state.
+#[derive(Debug)]
+pub struct State {
+    database: Connection,
+    /// Held for as long as the process lives.
+    _lock: File,
+}
+
+/// What it held.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The agent's id.
+    pub agent: AgentId,
+    /// The files that it knows.
+    pub files: Vec<FileRecord>,
+    /// The sources that were scanned before.
+    pub scanned: HashSet<String>,
+}
+
+/// What is to be made durable.
+#[derive(Debug)]
+pub enum Change {
+    /// A new file.
+    Register(FileRecord),
+    /// A longer head proof.
+    Grown(FileId, Identity),
+    /// A mark moved.
+    Confirmed(Confirmed),
+    /// A file is gone and confirmed.
+    Forget(FileId),
+    /// A source's first scan is done.
+    Scanned(Arc<str>),
+}
+
+/// What is durable now.
+#[derive(Debug, Default)]
+pub struct Durable {
+    /// New files.
+    pub registered: Vec<FileId>,
+    /// Marks.
+    pub confirmed: Vec<Confirmed>,
+}
+
+impl State {
+    /// Opens the state directory, makes it where it is missing, and locks it. `sources` are the
+    /// names of the configured sources: after a reset all of them count as scanned, so that
+    /// nothing is skipped.
+    ///
+    /// # Errors
+    /// It cannot be used; nothing was changed that matters.
+    pub fn open(directory: &Path, sources: &[Arc<str>]) -> Result<(Self, Loaded), StateError> {
+        make_directory(directory)?;
+        let lock = lock(directory)?;
+        let database = directory.join("state.db");
+        let machine = machine_hash();
+        let agent = match read_agent_id(directory)? {
+            Some((agent, made_on)) if made_on == machine => agent,
+            Some((agent, _)) => {
+                warn!(old = %agent, "the state was made on another machine; beginning as a new agent");
+                set_aside(&database, "other-machine")?;
+                write_agent_id(directory, &machine)?
+            }
+            None => write_agent_id(directory, &machine)?,
+        };
+        let (database, loaded) = match open_database(&database, agent) {
+            Err(StateError::Database { source, .. }) if is_damage(&source) => {
+                error!(error = %source, "state.db is damaged: set aside; all files are read again from the beginning under new ids");
+                set_aside(&database, "damaged")?;
+                let (connection, mut loaded) = open_database(&database, agent)?;
+                for source in sources {
+                    insert_scanned(&connection, source).map_err(at(&database))?;
+                    loaded.scanned.insert(source.to_string());
+                }
+                (connection, loaded)
+            }
+            opened => opened?,
+        };
+        let state = Self {
+            database,
+            _lock: lock,
+        };
+        Ok((state, loaded))
+    }
+
+    /// Commits changes, many at a time, until nobody sends any more. A commit that fails is tried
+    /// again for as long as others live: a full disk delays new files, and loses nothing.
+    pub fn run(mut self, changes: &Receiver<Change>, durable: impl Fn(Durable)) {
+        let mut failing = false;
+        while let Ok(first) = changes.recv() {
+            let mut group = vec![first];
+            group.extend(changes.try_iter().take(GROUP_MAX - 1));
+            loop {
+                match self.commit(&group) {
+                    Ok(()) => break,
+                    Err(error) if !failing => {
+                        failing = true;
+                        error!(%error, "state cannot be saved; trying again, new files wait");
+                    }
+                    Err(_) => {}
+                }
+                match changes.recv_timeout(RETRY) {
+                    Ok(change) => group.push(change),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => {
+                        // The process ends; what is not saved is sent again.
+                        return;
+                    }
+                }
+            }
+            if std::mem::take(&mut failing) {
+                info!("state is saved again");
+            }
+            durable(outcome(group));
+        }
+    }
+
+    fn commit(&mut self, group: &[Change]) -> rusqlite::Result<()> {
+        let transaction = self.database.transaction()?;
+        for change in group {
+            apply(&transaction, change)?;
+        }
+        transaction.commit()
+    }
+}
+
+fn outcome(group: Vec<Change>) -> Durable {
+    let mut durable = Durable::default();
+    for change in group {
+        match change {
+            Change::Register(record) => durable.registered.push(record.id),
+            Change::Confirmed(confirmed) => durable.confirmed.push(confirmed),
+            Change::Grown(..) | Change::Forget(_) | Change::Scanned(_) => {}
+        }
+    }
+    durable
+}
+
+fn apply(database: &Connection, change: &Change) -> rusqlite::Result<()> {
+    match change {
+        Change::Register(record) => {
+            let (identity, begins) = (&record.identity, &record.begins);
+            let mut insert = database.prepare_cached(
+                "INSERT INTO files (id, source, path, dev, ino, born, head_len, head_hash,
+                 begins, begins_len, begins_hash, confirmed, confirmed_len, confirmed_hash)
+                 VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            )?;
+            insert.execute(params![
+                record.id.0,
+                record.source,
+                record.path.as_bytes(),
+                identity.dev.cast_signed(),
+                identity.ino.cast_signed(),
+                identity.born,
+                identity.head.len,
+                identity.head.hash,
+                begins.offset.cast_signed(),
+                begins.proof.len,
+                begins.proof.hash,
+                record.confirmed.offset.cast_signed(),
+                record.confirmed.proof.len,
+                record.confirmed.proof.hash,
+            ])?;
+        }
+        Change::Grown(id, identity) => {
+            database
+                .prepare_cached("UPDATE files SET head_len = ?, head_hash = ? WHERE id = ?")?
+                .execute(params![identity.head.len, identity.head.hash, id.0])?;
+        }
+        Change::Confirmed(Confirmed { file, mark, .. }) => {
+            database
+                .prepare_cached(
+                    "UPDATE files SET confirmed = ?, confirmed_len = ?, confirmed_hash = ?
+                     WHERE id = ?",
+                )?
+                .execute(params![
+                    mark.offset.cast_signed(),
+                    mark.proof.len,
+                    mark.proof.hash,
+                    file.0
+                ])?;
+        }
+        Change::Forget(id) => {
+            database
+                .prepare_cached("DELETE FROM files WHERE id = ?")?
+                .execute([id.0])?;
+        }
+        Change::Scanned(source) => insert_scanned(database, source)?,
+    }
+    Ok(())
+}
+
+fn insert_scanned(database: &Connection, source: &str) -> rusqlite::Result<()> {
+    database.execute("INSERT OR IGNORE INTO sources (name) VALUES (?)", [source])?;
+    Ok(())
+}
+
+fn make_directory(directory: &Path) -> Result<(), StateError> {
+    refuse_link(directory)?;
+    if let Some(parent) = directory.parent() {
+        fs::create_dir_all(parent).map_err(io_at(parent))?;
+    }
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.map_err(io_at(directory)),
+    }
+}
+
+fn refuse_link(path: &Path) -> Result<(), StateError> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_symlink() => Err(StateError::Link(path.to_path_buf())),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_at(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn lock(directory: &Path) -> Result<File, StateError> {
+    let path = directory.join("lock");
+    refuse_link(&path)?;
+    let file = options()
+        .read(true)
+        .create(true)
+        .open(&path)
+        .map_err(io_at(&path))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StateError::Locked(directory.to_path_buf())),
+        Err(error) => Err(io_at(&path)(error.into())),
+    }
+}
+
+/// For a file of the state directory: the owner's alone, and no link.
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options
+        .write(true)
+        .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    options
+}
+
+/// Tells machines apart without telling which one this is.
+fn machine_hash() -> String {
+    let id = fs::read("/etc/machine-id").unwrap_or_default();
+    let digest = Sha256::new()
+        .chain_update(b"fantail agent")
+        .chain_update(id.trim_ascii())
+        .finalize();
+    digest[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+fn read_agent_id(directory: &Path) -> Result<Option<(AgentId, String)>, StateError> {
+    let path = directory.join("agent-id");
+    refuse_link(&path)?;
+    let mut text = String::new();
+    match File::open(&path).and_then(|mut file| file.read_to_string(&mut text)) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io_at(&path)(error)),
+    }
+    let mut words = text.split_ascii_whitespace();
+    let id = words.next().and_then(|word| word.parse().ok());
+    match (id, words.next()) {
+        (Some(id), Some(machine)) => Ok(Some((id, machine.to_owned()))),
+        _ => Err(StateError::Malformed {
+            path,
+            what: "not an agent id",
+        }),
+    }
+}
+
+/// Written beside its place, fsynced and renamed: a crash leaves the old one or the new one.
+fn write_agent_id(directory: &Path, machine: &str) -> Result<AgentId, StateError> {
+    let path = directory.join("agent-id");
+    let agent = AgentId::random().map_err(|error| io_at(&path)(io::Error::other(error)))?;
+    let new = directory.join("agent-id.new");
+    let written = options()
+        .create(true)
+        .truncate(true)
+        .open(&new)
+        .and_then(|mut file| {
+            writeln!(file, "{agent} {machine}")?;
+            file.sync_all()?;
+            fs::rename(&new, &path)?;
+            File::open(directory)?.sync_all()
+        });
+    written.map_err(io_at(&path))?;
+    info!(%agent, "new agent");
+    Ok(agent)
+}
+
+fn open_database(path: &Path, agent: AgentId) -> Result<(Connection, Loaded), StateError> {
+    refuse_link(path)?;
+    options().create(true).open(path).map_err(io_at(path))?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let database = Connection::open_with_flags(path, flags).map_err(at(path))?;
+    let schema: i64 = database
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .map_err(at(path))?;
+    if schema > SCHEMA {
+        return Err(StateError::Newer {
+            path: path.to_path_buf(),
+            found: schema,
+        });
+    }
+    prepare(&database, schema).map_err(at(path))?;
+    let loaded = load(&database, agent).map_err(at(path))?;
+    Ok((database, loaded))
+}
+
+fn prepare(database: &Connection, schema: i64) -> rusqlite::Result<()> {
+    database.pragma_update(None, "journal_mode", "WAL")?;
+    database.pragma_update(None, "synchronous", "FULL")?;
+    database.busy_timeout(Duration::from_secs(5))?;
+    if schema == 0 {
+        database.execute_batch(&format!(
+            "BEGIN;
+             -- One row a generation. *_len and *_hash prove the bytes before an offset
+             -- (SHA-256, first half); head_* the first bytes of the file.
+             CREATE TABLE files (
+               id BLOB PRIMARY KEY, source TEXT NOT NULL, path BLOB NOT NULL,
+               dev INTEGER NOT NULL, ino INTEGER NOT NULL, born INTEGER,
+               head_len INTEGER NOT NULL, head_hash BLOB NOT NULL,
+               begins INTEGER NOT NULL, begins_len INTEGER NOT NULL, begins_hash BLOB NOT NULL,
+               confirmed INTEGER NOT NULL, confirmed_len INTEGER NOT NULL,
+               confirmed_hash BLOB NOT NULL
+             ) WITHOUT ROWID;
+             -- Sources whose first scan is done: what appears later is read from its beginning.
+             CREATE TABLE sources (name TEXT PRIMARY KEY) WITHOUT ROWID;
+             PRAGMA user_version = {SCHEMA};
+             COMMIT;"
+        ))?;
+    }
+    let verdict: String = database.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if verdict != "ok" {
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+        return Err(rusqlite::Error::SqliteFailure(code, Some(verdict)));
+    }
+    Ok(())
+}
+
+fn load(database: &Connection, agent: AgentId) -> rusqlite::Result<Loaded> {
+    let files = database
+        .prepare("SELECT * FROM files")?
+        .query_map([], record)?
+        .collect::<rusqlite::Result<_>>()?;
+    let scanned = database
+        .prepare("SELECT name FROM sources")?
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(Loaded {
+        agent,
+        files,
+        scanned,
+    })
+}
+
+fn record(row: &Row<'_>) -> rusqlite::Result<FileRecord> {
+    let unsigned = |name: &str| row.get::<_, i64>(name).map(i64::cast_unsigned);
+    let proof = |len: &str, hash: &str| -> rusqlite::Result<Proof> {
+        Ok(Proof {
+            len: row.get(len)?,
+            hash: row.get(hash)?,
+        })
+    };
+    Ok(FileRecord {
+        id: FileId(row.get("id")?),
+        source: row.get::<_, String>("source")?.into(),
+        path: LogPath::from_bytes(&row.get::<_, Vec<u8>>("path")?),
+        identity: Identity {
+            dev: unsigned("dev")?,
+            ino: unsigned("ino")?,
+            born: row.get("born")?,
+            head: proof("head_len", "head_hash")?,
+        },
+        begins: Mark {
+            offset: unsigned("begins")?,
+            proof: proof("begins_len", "begins_hash")?,
+        },
+        confirmed: Mark {
+            offset: unsigned("confirmed")?,
+            proof: proof("confirmed_len", "confirmed_hash")?,
+        },
+    })
+}
+
+/// Whether the database itself is broken, as opposed to the disk being full or the like.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    match error {
+        rusqlite::Error::SqliteFailure(failure, _) => matches!(
+            failure.code,
+            ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase
+        ),
+        // A table or column that should be there is not, or holds something else.
+        rusqlite::Error::SqlInputError { .. }
+        | rusqlite::Error::InvalidColumnType(..)
+        | rusqlite::Error::InvalidColumnName(_)
+        | rusqlite::Error::FromSqlConversionFailure(..)
+        | rusqlite::Error::IntegralValueOutOfRange(..) => true,
+        _ => false,
+    }
+}
+
+/// Renames state.db and what belongs to it to `state.db.WHY-TIME`.
+fn set_aside(database: &Path, why: &str) -> Result<(), StateError> {
+    let time = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    for suffix in ["", "-wal", "-shm"] {
+        let mut from = database.as_os_str().to_owned();
+        from.push(suffix);
+        let mut to = database.as_os_str().to_owned();
+        to.push(format!(".{why}-{time}{suffix}"));
+        match fs::rename(&from, &to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            renamed => renamed.map_err(io_at(database))?,
+        }
+    }
+    Ok(())
+}
+
+fn io_at(path: &Path) -> impl Fn(io::Error) -> StateError {
+    let path = path.to_path_buf();
+    move |source| StateError::Io {
+        path: path.clone(),
+        source,
+    }
+}
+
+fn at(path: &Path) -> impl Fn(rusqlite::Error) -> StateError {
+    let path = path.to_path_buf();
+    move |source| StateError::Database {
+        path: path.clone(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(directory: &Path) -> Result<(State, Loaded), StateError> {
+        State::open(directory, &["app".into()])
+    }
+
+    fn commit(state: &mut State, change: Change) {
+        state.commit(&[change]).expect("committed");
+    }
+
+    fn record() -> FileRecord {
+        FileRecord {
+            id: FileId([3; 16]),
+            source: "app".into(),
+            path: LogPath::from_bytes(b"/var/log/\xff.log"),
+            identity: Identity {
+                dev: 7,
+                ino: u64::MAX,
+                born: Some(-1),
+                head: Proof::of(b"head"),
+            },
+            begins: Mark::default(),
+            confirmed: Mark::default(),
+        }
+    }
+
+    #[test]
+    fn what_was_committed_is_there_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("state");
+        let (mut state, first) = open(&path).expect("opened");
+        assert!(first.files.is_empty() && first.scanned.is_empty());
+        commit(&mut state, Change::Register(record()));
+        let mark = Mark {
+            offset: 1 << 40,
+            proof: Proof::of(b"end"),
+        };
+        let confirmed = Confirmed {
+            file: record().id,
+            mark,
+            eof: false,
+        };
+        commit(&mut state, Change::Confirmed(confirmed));
+        commit(&mut state, Change::Scanned("app".into()));
+        drop(state);
+        let (mut state, again) = open(&path).expect("opened again");
+        assert_eq!(again.agent, first.agent);
+        assert_eq!(
+            again.files,
+            [FileRecord {
+                confirmed: mark,
+                ..record()
+            }]
+        );
+        assert!(again.scanned.contains("app"));
+        commit(&mut state, Change::Forget(record().id));
+        drop(state);
+        assert!(open(&path).expect("opened").1.files.is_empty());
+    }
+
+    #[test]
+    fn a_second_agent_and_links_and_a_newer_schema_are_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("state");
+        let held = open(&path).expect("opened");
+        assert!(matches!(open(&path), Err(StateError::Locked(_))));
+        held.0
+            .database
+            .pragma_update(None, "user_version", 99)
+            .expect("set");
+        drop(held);
+        assert!(matches!(
+            open(&path),
+            Err(StateError::Newer { found: 99, .. })
+        ));
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).expect("linked");
+        assert!(matches!(open(&link), Err(StateError::Link(_))));
+        let planted = directory.path().join("planted");
+        fs::create_dir(&planted).expect("made");
+        std::os::unix::fs::symlink("/etc/passwd", planted.join("state.db")).expect("linked");
+        assert!(matches!(open(&planted), Err(StateError::Link(_))));
+    }
+
+    #[test]
+    fn a_damaged_database_is_set_aside_and_nothing_is_skipped_afterwards() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("state");
+        drop(open(&path).expect("opened"));
+        fs::write(path.join("state.db"), b"{\"curr_offs\":\n".repeat(100)).expect("damaged");
+        let (_, loaded) = open(&path).expect("opened anew");
+        assert!(loaded.files.is_empty());
+        assert!(loaded.scanned.contains("app"), "read_from must not skip");
+        let aside = fs::read_dir(&path)
+            .expect("listed")
+            .filter_map(Result::ok)
+            .any(|entry| {
+                entry
+                    .file_name()
+                    .to_string_lossy()
+                    .starts_with("state.db.damaged-")
+            });
+        assert!(aside);
+    }
+
+    #[test]
+    fn a_state_from_another_machine_begins_a_new_agent() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("state");
+        let (mut state, first) = open(&path).expect("opened");
+        commit(&mut state, Change::Register(record()));
+        drop(state);
+        let id = format!("{} 0000000000000000\n", first.agent);
+        fs::write(path.join("agent-id"), id).expect("written");
+        let (_, other) = open(&path).expect("opened");
+        assert_ne!(other.agent, first.agent);
+        assert!(other.files.is_empty());
+    }
+}

@@ -1,0 +1,392 @@
+//! Discovery: which files match, looked up again and again on a thread of its own. Opens nothing
+//! and remembers nothing: each scan is the whole truth, and events only make the next one sooner.
+
+use std::collections::HashSet;
+use std::fs::Metadata;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use globset::{GlobBuilder, GlobMatcher};
+use tracing::{info, warn};
+use walkdir::WalkDir;
+
+use super::watch::Watches;
+
+/// A glob of `include` or `exclude`.
+#[derive(Clone, Debug)]
+pub struct Pattern {
+    /// The directory above the first component with a wildcard: the operator's own words, so links
+    /// in it are followed.
+    fixed: Arc<Path>,
+    matcher: GlobMatcher,
+    /// Components below `fixed`; nothing when `**` allows any number.
+    depth: Option<usize>,
+}
+
+impl Pattern {
+    /// Parses a glob. A relative one stands below the current directory.
+    ///
+    /// # Errors
+    /// The glob's syntax is wrong, or there is no current directory.
+    pub fn parse(glob: &str) -> Result<Self, PatternError> {
+        let absolute = std::path::absolute(glob).map_err(PatternError::Relative)?;
+        let text = absolute.to_str().ok_or(PatternError::Empty)?;
+        let matcher = GlobBuilder::new(text)
+            .literal_separator(true)
+            .build()?
+            .compile_matcher();
+        let components: Vec<Component<'_>> = absolute.components().collect();
+        let wild = |component: &Component<'_>| {
+            component
+                .as_os_str()
+                .as_encoded_bytes()
+                .iter()
+                .any(|byte| b"*?[{\\".contains(byte))
+        };
+        let first = components
+            .iter()
+            .position(wild)
+            .unwrap_or(components.len().saturating_sub(1));
+        let fixed: PathBuf = components[..first].iter().collect();
+        if fixed.as_os_str().is_empty() {
+            return Err(PatternError::Empty);
+        }
+        let depth = (!text.contains("**")).then_some(components.len() - first);
+        Ok(Self {
+            fixed: fixed.into(),
+            matcher,
+            depth,
+        })
+    }
+}
+
+/// A glob that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PatternError {
+    /// Its syntax.
+    #[error("{}", .0.kind())]
+    Glob(#[from] globset::Error),
+    /// It names no file.
+    #[error("names no file")]
+    Empty,
+    /// It is relative, and to nothing.
+    #[error("relative, but the current directory is not known: {0}")]
+    Relative(std::io::Error),
+}
+
+/// The patterns of one source.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// A file must match one of these,
+    pub include: Vec<Pattern>,
+    /// and none of these.
+    pub exclude: Vec<Pattern>,
+}
+
+/// A file that matches.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Index of the source that it belongs to: the first that matches it.
+    pub source: usize,
+    /// Its present name.
+    pub path: PathBuf,
+    /// The part of it in which links may be followed.
+    pub fixed: Arc<Path>,
+    /// Device and inode number when it was seen.
+    pub inode: (u64, u64),
+}
+
+/// All that matched at one time.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// The files, in the order of sources and patterns.
+    pub found: Vec<Found>,
+    /// Directories that could not be read: about what lies below, this scan says nothing.
+    pub unseen: Vec<PathBuf>,
+    /// Every directory that was looked into.
+    pub directories: HashSet<PathBuf>,
+}
+
+/// Looks once.
+#[must_use]
+pub fn scan(sources: &[Selection], notices: &mut Notices) -> Scan {
+    let mut scan = Scan::default();
+    let mut seen = HashSet::new();
+    for (source, selection) in sources.iter().enumerate() {
+        for pattern in &selection.include {
+            look(source, selection, pattern, &mut scan, &mut seen, notices);
+        }
+    }
+    notices.close();
+    scan
+}
+
+fn look(
+    source: usize,
+    selection: &Selection,
+    pattern: &Pattern,
+    scan: &mut Scan,
+    seen: &mut HashSet<PathBuf>,
+    notices: &mut Notices,
+) {
+    let mut walk = WalkDir::new(&pattern.fixed)
+        .min_depth(1)
+        .sort_by_file_name();
+    if let Some(depth) = pattern.depth {
+        walk = walk.max_depth(depth);
+    }
+    scan.directories.insert(pattern.fixed.to_path_buf());
+    for entry in walk {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => {
+                unseen(&error, scan, notices);
+                continue;
+            }
+        };
+        if entry.file_type().is_dir() {
+            if pattern.depth.is_none_or(|depth| entry.depth() < depth) {
+                scan.directories.insert(entry.into_path());
+            }
+            continue;
+        }
+        let matches = pattern.matcher.is_match(entry.path())
+            && !selection
+                .exclude
+                .iter()
+                .any(|exclude| exclude.matcher.is_match(entry.path()));
+        if !matches || seen.contains(entry.path()) {
+            continue;
+        }
+        // A file that vanished meanwhile is as good as one that was never there.
+        let Ok(metadata) = entry.metadata() else {
+            continue;
+        };
+        if let Some(kind) = not_readable_as_log(&metadata) {
+            notices.say(entry.path(), kind);
+            continue;
+        }
+        let path = entry.into_path();
+        seen.insert(path.clone());
+        scan.found.push(Found {
+            source,
+            path,
+            fixed: Arc::clone(&pattern.fixed),
+            inode: (metadata.dev(), metadata.ino()),
+        });
+    }
+}
+
+fn unseen(error: &walkdir::Error, scan: &mut Scan, notices: &mut Notices) {
+    let Some(path) = error.path() else { return };
+    let absent = error
+        .io_error()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+    if !absent {
+        notices.say(path, "directory cannot be read");
+        scan.unseen.push(path.to_path_buf());
+    }
+}
+
+fn not_readable_as_log(metadata: &Metadata) -> Option<&'static str> {
+    let kind = metadata.file_type();
+    if kind.is_file() {
+        None
+    } else if kind.is_symlink() {
+        Some("symbolic link, not followed")
+    } else if kind.is_fifo() {
+        Some("named pipe, not read")
+    } else if kind.is_socket() {
+        Some("socket, not read")
+    } else {
+        Some("device, not read")
+    }
+}
+
+/// What was said about which path, so that it is said once and again only after it changed.
+#[derive(Debug, Default)]
+pub struct Notices {
+    said: HashSet<(PathBuf, &'static str)>,
+    now: HashSet<(PathBuf, &'static str)>,
+}
+
+impl Notices {
+    fn say(&mut self, path: &Path, what: &'static str) {
+        let notice = (path.to_path_buf(), what);
+        if !self.said.contains(&notice) && !self.now.contains(&notice) {
+            warn!(path = ?path, reason = what, "path passed over");
+        }
+        self.now.insert(notice);
+    }
+
+    fn close(&mut self) {
+        self.said = std::mem::take(&mut self.now);
+    }
+}
+
+/// Ends discovery when dropped, and asks for a scan before its time.
+#[derive(Clone, Debug)]
+pub struct Waker {
+    sender: Sender<()>,
+    pending: Arc<AtomicBool>,
+}
+
+impl Waker {
+    /// Asks for a scan soon. Many requests before it are one.
+    pub fn wake(&self) {
+        if !self.pending.swap(true, Ordering::AcqRel) {
+            // Nobody listens any more: discovery has ended, and nobody needs a scan.
+            let _ = self.sender.send(());
+        }
+    }
+}
+
+/// The discovery thread's own state.
+#[derive(Debug)]
+pub struct Discovery {
+    sources: Vec<Selection>,
+    interval: Duration,
+    wakes: Receiver<()>,
+    pending: Arc<AtomicBool>,
+}
+
+impl Discovery {
+    /// A discovery of `sources`, at least every `interval`, and the handle that hurries it.
+    #[must_use]
+    pub fn new(sources: Vec<Selection>, interval: Duration) -> (Self, Waker) {
+        let (sender, wakes) = channel();
+        let pending = Arc::new(AtomicBool::new(false));
+        let discovery = Self {
+            sources,
+            interval,
+            wakes,
+            pending: Arc::clone(&pending),
+        };
+        (discovery, Waker { sender, pending })
+    }
+
+    /// Scans until `deliver` says that nobody wants scans any more.
+    pub fn run(self, mut watches: Watches, deliver: impl Fn(Scan) -> bool) {
+        let mut notices = Notices::default();
+        loop {
+            self.pending.store(false, Ordering::Release);
+            let begun = Instant::now();
+            let scan = scan(&self.sources, &mut notices);
+            // A directory that is new to the watches was read before it was watched: look again.
+            if watches.follow(&scan.directories) {
+                self.pending.store(true, Ordering::Release);
+            }
+            if !deliver(scan) {
+                info!("discovery ended");
+                return;
+            }
+            // Whatever comes in, four fifths of the time are left to others.
+            let rest = (begun.elapsed() * 4).max(Duration::from_millis(20));
+            let hurried = self.pending.load(Ordering::Acquire);
+            if !hurried && self.waited(self.interval).is_err() {
+                return;
+            }
+            // A burst of events becomes one scan.
+            let until = Instant::now() + rest;
+            while let Some(left) = until.checked_duration_since(Instant::now()) {
+                match self.waited(left) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(Ended) => return,
+                }
+            }
+        }
+    }
+
+    /// Waits for a wake, at most `at_most`. Whether one came.
+    fn waited(&self, at_most: Duration) -> Result<bool, Ended> {
+        match self.wakes.recv_timeout(at_most) {
+            Ok(()) => Ok(true),
+            Err(RecvTimeoutError::Timeout) => Ok(false),
+            Err(RecvTimeoutError::Disconnected) => Err(Ended),
+        }
+    }
+}
+
+/// Nobody is left who could wake discovery.
+struct Ended;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn found(directory: &Path, include: &[&str], exclude: &[&str]) -> Vec<String> {
+        let patterns = |globs: &[&str]| -> Vec<Pattern> {
+            globs
+                .iter()
+                .map(|glob| Pattern::parse(directory.join(glob).to_str().expect("UTF-8")))
+                .collect::<Result<_, _>>()
+                .expect("valid globs")
+        };
+        let selection = Selection {
+            include: patterns(include),
+            exclude: patterns(exclude),
+        };
+        let scan = scan(&[selection], &mut Notices::default());
+        let below = |found: &Found| {
+            let path = found.path.strip_prefix(directory).expect("below");
+            path.to_string_lossy().into_owned()
+        };
+        scan.found.iter().map(below).collect()
+    }
+
+    #[test]
+    fn globs_match_as_their_users_expect() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for path in [
+            "a.log",
+            "b.log",
+            "b.txt",
+            "x/c.log",
+            "x/y/d.log",
+            "x/0.d/e.log",
+        ] {
+            let path = directory.path().join(path);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("created");
+            fs::write(path, "x\n").expect("written");
+        }
+        let found = |include: &[&str], exclude: &[&str]| found(directory.path(), include, exclude);
+        assert_eq!(found(&["*.log"], &[]), ["a.log", "b.log"]);
+        assert_eq!(found(&["?.log", "*.log"], &["b*"]), ["a.log"]);
+        assert_eq!(
+            found(&["**/*.log"], &["x/y/**"]),
+            ["a.log", "b.log", "x/0.d/e.log", "x/c.log"]
+        );
+        assert_eq!(found(&["x/*/d.log"], &[]), ["x/y/d.log"]);
+        assert_eq!(
+            found(&["{a,b}.{log,txt}"], &[]),
+            ["a.log", "b.log", "b.txt"]
+        );
+        assert_eq!(found(&["x/[0-1].d/*"], &[]), ["x/0.d/e.log"]);
+        assert_eq!(found(&["x/c.log"], &[]), ["x/c.log"]);
+        assert_eq!(found(&["nowhere/*.log"], &[]), [""; 0]);
+    }
+
+    #[test]
+    fn links_and_special_files_are_passed_over() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| directory.path().join(name);
+        fs::create_dir(path("real")).expect("created");
+        fs::write(path("real/a.log"), "x\n").expect("written");
+        std::os::unix::fs::symlink(path("real"), path("linked")).expect("linked");
+        std::os::unix::fs::symlink(path("real/a.log"), path("l.log")).expect("linked");
+        let _socket = std::os::unix::net::UnixListener::bind(path("s.log")).expect("bound");
+        fs::create_dir(path("d.log")).expect("created");
+        assert_eq!(found(directory.path(), &["**/*.log"], &[]), ["real/a.log"]);
+        // What the operator wrote out is followed.
+        assert_eq!(
+            found(directory.path(), &["linked/*.log"], &[]),
+            ["linked/a.log"]
+        );
+    }
+}

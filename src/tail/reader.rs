@@ -1,0 +1,303 @@
+//! One file's bytes, in order, each read proved against the bytes before it. Holds the unfinished
+//! line; never decides what a line is.
+
+use std::fs::File;
+use std::io;
+
+use memchr::memchr;
+
+use super::identity;
+use crate::model::{Mark, PROOF_LEN};
+use crate::sys;
+
+/// The buffer that one lane reads into: bytes that prove, then the unfinished line, then what was
+/// read now, contiguous in the file.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    bytes: Vec<u8>,
+    /// Bytes before the line's beginning.
+    behind: usize,
+    /// Bytes in use.
+    filled: usize,
+    /// Offset in the file of the first byte after `behind`.
+    line_start: u64,
+}
+
+impl Scratch {
+    /// The bytes from the unfinished line's beginning on.
+    #[must_use]
+    pub fn unread(&self) -> &[u8] {
+        &self.bytes[self.behind..self.filled]
+    }
+
+    /// Where they begin in the file.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.line_start
+    }
+
+    /// The mark `consumed` bytes into [`Scratch::unread`].
+    #[must_use]
+    pub fn mark(&self, consumed: usize) -> Mark {
+        Mark {
+            offset: self.line_start + consumed as u64,
+            proof: crate::model::Proof::of_end(&self.bytes[..self.behind + consumed]),
+        }
+    }
+}
+
+/// What a read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filled {
+    /// New bytes. The first `searched` of [`Scratch::unread`] hold no line end.
+    Data {
+        /// Bytes that were there before.
+        searched: usize,
+    },
+    /// New bytes of a line too long to be kept while it is unfinished; nothing to do yet.
+    Longer,
+    /// Nothing new.
+    End,
+    /// The file does not hold any more what was read from it: truncated or written anew.
+    Changed,
+}
+
+/// A place in an open file.
+#[derive(Debug)]
+pub struct Reader {
+    file: File,
+    /// Where the next line begins: everything before it is in a batch.
+    line_start: u64,
+    /// The bytes right before `line_start`: up to [`PROOF_LEN`].
+    behind: Vec<u8>,
+    /// The line that has begun: bytes from `line_start` on.
+    unfinished: Vec<u8>,
+    /// Instead of `unfinished`, once it was forgotten for want of memory: up to where the file was
+    /// searched for the line's end, and the bytes right before that place.
+    searched: Option<(u64, Vec<u8>)>,
+}
+
+impl Reader {
+    /// At the beginning of `file`.
+    #[must_use]
+    pub fn new(file: File) -> Self {
+        Self {
+            file,
+            line_start: 0,
+            behind: Vec::new(),
+            unfinished: Vec::new(),
+            searched: None,
+        }
+    }
+
+    /// The open file.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The open file, for a new generation in it.
+    #[must_use]
+    pub fn into_file(self) -> File {
+        self.file
+    }
+
+    /// Where the next line begins.
+    #[must_use]
+    pub fn line_start(&self) -> u64 {
+        self.line_start
+    }
+
+    /// Up to where the file was read.
+    #[must_use]
+    pub fn read_to(&self) -> u64 {
+        match &self.searched {
+            Some((searched, _)) => *searched,
+            None => self.line_start + self.unfinished.len() as u64,
+        }
+    }
+
+    /// Bytes of the unfinished line that are held.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.unfinished.len()
+    }
+
+    /// Goes to `mark`. False if the file's bytes do not prove it.
+    ///
+    /// # Errors
+    /// The file could not be read.
+    pub fn seek(&mut self, mark: Mark) -> io::Result<bool> {
+        let (behind, proof) = identity::end_before(&self.file, mark.offset)?;
+        if proof != mark.proof {
+            return Ok(false);
+        }
+        self.line_start = mark.offset;
+        self.behind = behind;
+        self.unfinished = Vec::new();
+        self.searched = None;
+        Ok(true)
+    }
+
+    /// Goes to the beginning of the last line that begins at or before `offset`, looking back at
+    /// most `line_max` bytes.
+    ///
+    /// # Errors
+    /// The file could not be read.
+    pub fn seek_line_before(&mut self, offset: u64, line_max: usize) -> io::Result<Mark> {
+        let from = offset.saturating_sub(line_max as u64);
+        let mut bytes = vec![0; usize::try_from(offset - from).unwrap_or(line_max)];
+        let read = sys::read_full_at(&self.file, &mut bytes, from)?;
+        let begins = memchr::memrchr(b'\n', &bytes[..read])
+            .map_or(if from == 0 { 0 } else { offset }, |line_feed| {
+                from + line_feed as u64 + 1
+            });
+        let (behind, proof) = identity::end_before(&self.file, begins)?;
+        self.line_start = begins;
+        self.behind = behind;
+        Ok(Mark {
+            offset: begins,
+            proof,
+        })
+    }
+
+    /// Reads up to `chunk` new bytes into `scratch`, behind the unfinished line. `line_max` is
+    /// where a line is split.
+    ///
+    /// # Errors
+    /// The file could not be read.
+    pub fn fill(
+        &mut self,
+        scratch: &mut Scratch,
+        chunk: usize,
+        line_max: usize,
+    ) -> io::Result<Filled> {
+        if let Some((searched, last)) = self.searched.take() {
+            return self.search(searched, last, scratch, chunk, line_max);
+        }
+        self.lay_out(scratch, chunk);
+        let before = scratch.filled;
+        let mut check = [0; PROOF_LEN];
+        let check = &mut check[..before.min(PROOF_LEN)];
+        let at = self.read_to() - check.len() as u64;
+        let room = &mut scratch.bytes[before..before + chunk];
+        let read = sys::read_at(&self.file, check, room, at)?;
+        if read < check.len() || !scratch.bytes[..before].ends_with(check) {
+            return Ok(Filled::Changed);
+        }
+        scratch.filled = before + read - check.len();
+        if scratch.filled == before {
+            return Ok(Filled::End);
+        }
+        let searched = before - scratch.behind;
+        Ok(Filled::Data { searched })
+    }
+
+    /// Keeps the place `consumed` bytes into `scratch.unread()`, and what follows as the unfinished
+    /// line.
+    pub fn keep(&mut self, scratch: &Scratch, consumed: usize) {
+        self.advance(scratch, consumed);
+        let rest = &scratch.unread()[consumed..];
+        if !rest.is_empty() {
+            self.unfinished.extend_from_slice(rest);
+        }
+    }
+
+    /// Keeps the place `consumed` bytes into `scratch.unread()`; what follows is read again.
+    pub fn advance(&mut self, scratch: &Scratch, consumed: usize) {
+        let place = scratch.behind + consumed;
+        self.line_start = scratch.line_start + consumed as u64;
+        self.behind.clear();
+        self.behind
+            .extend_from_slice(&scratch.bytes[place.saturating_sub(PROOF_LEN)..place]);
+        // Given back, not cleared: ten thousand idle files must not hold ten thousand buffers.
+        self.unfinished = Vec::new();
+        self.searched = None;
+    }
+
+    /// Forgets the unfinished line; it is read again from its beginning when it is complete.
+    pub fn forget_unfinished(&mut self) {
+        if self.unfinished.is_empty() {
+            return;
+        }
+        let searched = self.read_to();
+        let mut last = std::mem::take(&mut self.behind);
+        last.extend_from_slice(&self.unfinished);
+        self.behind = last[..last.len() - self.unfinished.len()].to_vec();
+        last.drain(..last.len().saturating_sub(PROOF_LEN));
+        last.shrink_to_fit();
+        self.unfinished = Vec::new();
+        self.searched = Some((searched, last));
+    }
+
+    /// Reads a forgotten unfinished line whole, however long it is by now.
+    ///
+    /// # Errors
+    /// The file could not be read.
+    pub fn recall(&mut self, scratch: &mut Scratch, line_max: usize) -> io::Result<()> {
+        if let Some((searched, _)) = self.searched.take() {
+            let line = usize::try_from(searched - self.line_start).unwrap_or(line_max);
+            if let Filled::Data { .. } = self.fill(scratch, line, line_max)? {
+                self.keep(scratch, 0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks for the end of a forgotten line without keeping it.
+    fn search(
+        &mut self,
+        searched: u64,
+        last: Vec<u8>,
+        scratch: &mut Scratch,
+        chunk: usize,
+        line_max: usize,
+    ) -> io::Result<Filled> {
+        scratch.bytes.resize(scratch.bytes.len().max(chunk), 0);
+        let mut check = [0; PROOF_LEN];
+        let check = &mut check[..last.len()];
+        let at = searched - check.len() as u64;
+        let read = match sys::read_at(&self.file, check, &mut scratch.bytes[..chunk], at) {
+            Ok(read) => read,
+            Err(error) => {
+                self.searched = Some((searched, last));
+                return Err(error);
+            }
+        };
+        if read < check.len() || *check != last[..] {
+            self.searched = Some((searched, last));
+            self.lay_out(scratch, 0);
+            return Ok(Filled::Changed);
+        }
+        let new = &scratch.bytes[..read - check.len()];
+        if new.is_empty() {
+            self.searched = Some((searched, last));
+            self.lay_out(scratch, 0);
+            return Ok(Filled::End);
+        }
+        let to = searched + new.len() as u64;
+        let line = to - self.line_start;
+        if memchr(b'\n', new).is_some() || line > line_max as u64 + 1 {
+            // Complete, or long enough to be split: now it is worth its memory.
+            return self.fill(scratch, usize::try_from(line).unwrap_or(chunk), line_max);
+        }
+        let mut last = last;
+        last.extend_from_slice(new);
+        last.drain(..last.len().saturating_sub(PROOF_LEN));
+        self.searched = Some((to, last));
+        Ok(Filled::Longer)
+    }
+
+    /// Puts what is held at the beginning of `scratch`, with room for `chunk` more.
+    fn lay_out(&self, scratch: &mut Scratch, chunk: usize) {
+        let filled = self.behind.len() + self.unfinished.len();
+        if scratch.bytes.len() < filled + chunk {
+            scratch.bytes.resize(filled + chunk, 0);
+        }
+        scratch.bytes[..self.behind.len()].copy_from_slice(&self.behind);
+        scratch.bytes[self.behind.len()..filled].copy_from_slice(&self.unfinished);
+        scratch.behind = self.behind.len();
+        scratch.filled = filled;
+        scratch.line_start = self.line_start;
+    }
+}

@@ -1,0 +1,20 @@
+//! The tests that need processes: the real agent, a real broker, and an oracle that reads the queues.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::needless_pass_by_value,
+    missing_docs,
+    unreachable_pub
+)]
+
+mod delivery_test;
+mod layers_test;
+mod oracle_test;
+#[allow(
+    dead_code,
+    reason = "some pieces still wait for the tests that use them"
+)]
+mod support;
+mod support_test;

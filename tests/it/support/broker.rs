@@ -1,0 +1,264 @@
+//! Owns private RabbitMQ nodes: one `Broker` is one node that shares nothing with any other.
+
+use std::fs::{self, File, Permissions};
+use std::net::{Ipv4Addr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::amqp::Amqp;
+use super::leash::Leash;
+use super::ports::free_port;
+use super::process::Process;
+use super::wait::{wait_for, wait_for_some};
+
+/// RabbitMQ's own scripts: Debian's wrappers of the same names change the user and the environment.
+const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
+
+/// A first start takes 5 s on two idle cores; tests share them with each other.
+const START: Duration = Duration::from_secs(120);
+const STOP: Duration = Duration::from_secs(60);
+
+/// An idle node must not spin, and two schedulers are what a small machine has.
+const ERLANG: &str = "-kernel inet_dist_use_interface {127,0,0,1} \
+                      +S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none";
+
+/// A node of its own, and the directory with all its data. Dropping it leaves nothing behind.
+pub struct Broker {
+    running: Option<Node>,
+    amqp_port: u16,
+    dist_port: u16,
+    epmd_port: u16,
+    /// Declared before the directory: processes end first.
+    leash: Leash,
+    directory: TempDir,
+}
+
+/// The processes of a node that runs.
+struct Node {
+    server: Process,
+    /// The Erlang port mapper, through which `rabbitmqctl` finds the server.
+    _mapper: Process,
+}
+
+impl Broker {
+    /// A new node that answers.
+    pub fn start() -> Self {
+        let mut broker = Self::absent();
+        broker.start_again();
+        broker
+    }
+
+    /// A place for a node: its address is known, and nobody listens there until `start_again`.
+    pub fn absent() -> Self {
+        let directory = tempfile::Builder::new()
+            .prefix("fantail-broker-")
+            .tempdir()
+            .unwrap();
+        let leash = Leash::on_processes_and(directory.path());
+        let broker = Self {
+            running: None,
+            amqp_port: free_port(),
+            dist_port: free_port(),
+            epmd_port: free_port(),
+            leash,
+            directory,
+        };
+        broker.write_configuration();
+        broker
+    }
+
+    /// `amqp://` address of the virtual host `/` for guest.
+    pub fn url(&self) -> String {
+        self.url_with("guest", "guest", "/")
+    }
+
+    pub fn url_with(&self, user: &str, password: &str, vhost: &str) -> String {
+        let vhost = vhost.replace('/', "%2f");
+        format!(
+            "amqp://{user}:{password}@127.0.0.1:{}/{vhost}",
+            self.amqp_port
+        )
+    }
+
+    /// A new connection to it.
+    pub fn amqp(&self) -> Amqp {
+        Amqp::connect(&self.url())
+    }
+
+    /// Starts the stopped, killed or absent node with the data and the port it had, and returns
+    /// when it answers an AMQP handshake.
+    pub fn start_again(&mut self) {
+        assert!(self.running.is_none(), "the broker runs already");
+        let mapper = Process::spawn("epmd", &mut self.mapper_command());
+        self.leash.hold(&[mapper.id()]);
+        let epmd_port = self.epmd_port;
+        wait_for(START, "epmd listens", || listens(epmd_port));
+
+        let server = Process::spawn("rabbitmq-server", &mut self.server_command());
+        self.leash.hold(&[mapper.id(), server.id()]);
+        let node = self.running.insert(Node {
+            server,
+            _mapper: mapper,
+        });
+
+        let (amqp_port, log) = (self.amqp_port, self.directory.path().join("out"));
+        wait_for(START, "the broker listens", || {
+            if let Some(status) = node.server.ended() {
+                panic!("rabbitmq-server ended with {status}:\n{}", end_of(&log));
+            }
+            listens(amqp_port)
+        });
+        let url = self.url();
+        wait_for_some(START, "the broker answers", || Amqp::try_connect(&url).ok());
+    }
+
+    /// Graceful: the node closes its connections and leaves. Does nothing when it is not running.
+    pub fn stop(&mut self) {
+        if let Some(mut node) = self.running.take() {
+            node.server.signal(Signal::TERM);
+            node.server.wait(STOP);
+        }
+        self.leash.hold(&[]);
+    }
+
+    /// A crash: SIGKILL, nothing flushed.
+    pub fn kill9(&mut self) {
+        self.running.take();
+        self.leash.hold(&[]);
+    }
+
+    /// The node keeps its connections and answers nothing, until `resume`.
+    pub fn pause(&self) {
+        self.node().server.signal(Signal::STOP);
+    }
+
+    pub fn resume(&self) {
+        self.node().server.signal(Signal::CONT);
+    }
+
+    /// `rabbitmqctl` on this node, its output. It takes a second or more: prefer AMQP.
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        let output = self
+            .environment(&mut Command::new(format!("{SCRIPTS}/rabbitmqctl")))
+            .arg("--quiet")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let (out, err) = (
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        );
+        assert!(
+            output.status.success(),
+            "rabbitmqctl {arguments:?}: {}\n{out}{err}",
+            output.status
+        );
+        out
+    }
+
+    fn node(&self) -> &Node {
+        self.running.as_ref().expect("the broker runs")
+    }
+
+    fn node_name(&self) -> String {
+        format!("fantail{}@localhost", self.amqp_port)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn write_configuration(&self) {
+        // Without the alarm of a disk that is nearly full, which would block publishers.
+        let configuration = format!(
+            "listeners.tcp.1 = 127.0.0.1:{}\ndisk_free_limit.absolute = 1MB\nlog.console = false\n",
+            self.amqp_port
+        );
+        fs::write(self.path("rabbitmq.conf"), configuration).unwrap();
+        fs::write(self.path("enabled_plugins"), "[].\n").unwrap();
+        fs::create_dir(self.path("home")).unwrap();
+        let cookie = self.path("home/.erlang.cookie");
+        fs::write(
+            &cookie,
+            format!("fantail-{}-{}", std::process::id(), self.amqp_port),
+        )
+        .unwrap();
+        fs::set_permissions(&cookie, Permissions::from_mode(0o400)).unwrap();
+    }
+
+    fn mapper_command(&self) -> Command {
+        let mut command = Command::new("epmd");
+        self.environment(&mut command)
+            .args([
+                "-address",
+                "127.0.0.1",
+                "-port",
+                &self.epmd_port.to_string(),
+            ])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command
+    }
+
+    fn server_command(&self) -> Command {
+        let out = File::create(self.path("out")).unwrap();
+        let mut command = Command::new(format!("{SCRIPTS}/rabbitmq-server"));
+        self.environment(&mut command)
+            // The script then becomes the Erlang machine instead of staying beside it.
+            .env("RUNNING_UNDER_SYSTEMD", "true")
+            .env("RABBITMQ_DIST_PORT", self.dist_port.to_string())
+            .env("RABBITMQ_CONFIG_FILE", self.path("rabbitmq.conf"))
+            .env(
+                "RABBITMQ_ENABLED_PLUGINS_FILE",
+                self.path("enabled_plugins"),
+            )
+            .env("RABBITMQ_MNESIA_BASE", self.path("mnesia"))
+            .env("RABBITMQ_LOG_BASE", self.path("log"))
+            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", ERLANG)
+            .stdin(Stdio::null())
+            .stdout(out.try_clone().unwrap())
+            .stderr(out);
+        command
+    }
+
+    /// Nothing is inherited: a variable of the system's RabbitMQ would join the nodes.
+    fn environment<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        let search = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
+        command
+            .env_clear()
+            .env("PATH", search)
+            .env("LANG", "C.UTF-8")
+            .env("HOME", self.path("home"))
+            // To every Erlang machine under this one: nobody starts a port mapper as a daemon, which
+            // would outlive the test.
+            .env("ERL_FLAGS", "-start_epmd false")
+            .env("ERL_EPMD_PORT", self.epmd_port.to_string())
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_NODENAME", self.node_name())
+            .env("RABBITMQ_CONF_ENV_FILE", self.path("no-such-file"))
+            .current_dir(self.directory.path())
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.kill9();
+    }
+}
+
+fn listens(port: u16) -> bool {
+    TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+fn end_of(log: &Path) -> String {
+    let text = String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(30)..].join("\n")
+}

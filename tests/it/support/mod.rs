@@ -1,0 +1,16 @@
+//! What integration tests stand on. Nothing here uses fantail's own code: it knows the agent by its
+//! command line, its files and its messages only.
+
+pub mod agent;
+pub mod amqp;
+pub mod broker;
+pub mod json;
+pub mod leash;
+pub mod made;
+pub mod message;
+pub mod oracle;
+pub mod ports;
+pub mod process;
+pub mod random;
+pub mod wait;
+pub mod writers;
