@@ -232,8 +232,8 @@ mod tests {
         let mut later = first.clone();
         later.epoch = 7;
         assert_eq!(
-            message_id(agent, &[first.clone()]),
-            message_id(agent, &[later.clone()])
+            message_id(agent, std::slice::from_ref(&first)),
+            message_id(agent, std::slice::from_ref(&later))
         );
         later.end += 1;
         assert_ne!(message_id(agent, &[first]), message_id(agent, &[later]));
