@@ -211,6 +211,9 @@ impl<S: Fn(Output)> Lane<S> {
         if now >= self.next_look {
             self.tail.look_at_all();
             self.next_look = now + self.options.poll_interval;
+            for id in self.tail.orphans_due(now) {
+                self.give_up(id, now);
+            }
         }
         self.hand_over();
         let next = if self.parked.is_empty() {
@@ -263,13 +266,13 @@ impl<S: Fn(Output)> Lane<S> {
         };
         if file.registration != Registration::Durable {
             self.tail.register(id)?;
-            self.tail.drop_if_empty(id);
+            self.tail.at_end_if_empty(id);
             return Ok(());
         }
-        if file.batched < file.begins.offset {
+        if file.batched.offset < file.begins.offset {
             let range = batch::bare_range(
                 &file.origin,
-                (file.batched, file.begins.offset),
+                (file.batched.offset, file.begins.offset),
                 Some(Skipped::ReadFrom),
                 false,
                 file.epoch,
@@ -279,6 +282,13 @@ impl<S: Fn(Output)> Lane<S> {
             return self.tail.has_more(id, now);
         }
         let source = file.source;
+        let unread = file
+            .reader
+            .as_ref()
+            .is_some_and(|reader| reader.read_to() == 0);
+        if unread && !self.tail.begins_as_known(id)? {
+            return self.tail.begin_anew(id, Scratch::default(), now);
+        }
         let line_max = self.tail.source(source).line_max;
         let file = self.tail.get_mut(id);
         let Some(reader) = file.and_then(|file| file.reader.as_mut()) else {
@@ -286,6 +296,10 @@ impl<S: Fn(Output)> Lane<S> {
         };
         match reader.fill(&mut self.scratch, QUANTUM, line_max)? {
             Filled::Data { searched } => {
+                if !self.tail.begins_as_known(id)? {
+                    self.scratch.forget_new(searched);
+                    return self.tail.begin_anew(id, self.scratch.part(), now);
+                }
                 self.take_lines(id, searched, line_max, now);
                 self.tail.has_more(id, now)
             }
@@ -294,10 +308,7 @@ impl<S: Fn(Output)> Lane<S> {
                 self.tail.at_end(id);
                 self.at_end(id, line_max, now)
             }
-            Filled::Changed => {
-                self.end_generation(id, line_max, now);
-                self.tail.begin_anew(id, now)
-            }
+            Filled::Changed => self.tail.begin_anew(id, self.scratch.part(), now),
         }
     }
 
@@ -336,7 +347,7 @@ impl<S: Fn(Output)> Lane<S> {
                 let mark = scratch.mark(at);
                 open.end(id, mark.offset, mark.proof);
                 if let Some(file) = self.tail.get_mut(id) {
-                    file.batched = mark.offset;
+                    file.batched = mark;
                 }
             }
             if full {
@@ -377,27 +388,30 @@ impl<S: Fn(Output)> Lane<S> {
                     reader.advance(&self.scratch, consumed);
                 }
             }
-        } else if file.batched > 0 && !file.eof_batched && file.is_left() && over {
+        } else if file.batched.offset > 0 && !file.eof_batched && file.is_left() && over {
             self.say_eof(id, now);
         }
         Ok(())
     }
 
-    /// The generation's bytes are gone: delivers what is held of its last line, accounts for what
-    /// is known to be lost, and says its end.
-    fn end_generation(&mut self, id: FileId, line_max: usize, now: Instant) {
+    /// The rest of a truncated generation turned up in no copy: delivers what was read of its last
+    /// line, accounts for what is known to be lost, and says its end.
+    fn give_up(&mut self, id: FileId, now: Instant) {
+        let Some((rest, size)) = self.tail.give_up_orphan(id) else {
+            return;
+        };
         let Some(file) = self.tail.get_mut(id) else {
             return;
         };
-        let read_to = file.reader.as_ref().map_or(file.batched, Reader::read_to);
-        let known_to = read_to.max(file.size_seen);
-        self.take_last_line(id, line_max, now);
-        let Some(file) = self.tail.get_mut(id) else {
-            return;
-        };
-        if file.batched < known_to {
-            self.lose(id, known_to, now);
+        let (source, batched) = (file.source, file.batched.offset);
+        let line_max = self.tail.source(source).line_max;
+        // After a rewind the last line does not follow on what is in batches any more.
+        if batched == rest.offset() {
+            let scratch = std::mem::replace(&mut self.scratch, rest);
+            self.take_last_line(id, line_max, now);
+            self.scratch = scratch;
         }
+        self.lose(id, size, now);
         self.say_eof(id, now);
     }
 
@@ -427,7 +441,7 @@ impl<S: Fn(Output)> Lane<S> {
                 let mark = scratch.mark(at);
                 open.end(id, mark.offset, mark.proof);
                 if let Some(file) = self.tail.get_mut(id) {
-                    file.batched = mark.offset;
+                    file.batched = mark;
                 }
             }
         }
@@ -435,12 +449,15 @@ impl<S: Fn(Output)> Lane<S> {
         at
     }
 
-    /// Accounts for bytes up to `end` that cannot be read any more.
+    /// Accounts for bytes up to `end` that cannot be read any more, if there are any.
     fn lose(&mut self, id: FileId, end: u64, now: Instant) {
         let Some(file) = self.tail.get_mut(id) else {
             return;
         };
-        let (start, path) = (file.batched, file.origin.path.clone());
+        let (start, path) = (file.batched.offset, file.origin.path.clone());
+        if end <= start {
+            return;
+        }
         error!(?path, file = %id, start, end, reason = "truncated", "bytes lost");
         let range = batch::bare_range(
             &file.origin,
@@ -457,18 +474,14 @@ impl<S: Fn(Output)> Lane<S> {
         let Some(file) = self.tail.get_mut(id) else {
             return;
         };
-        let proof = file
-            .reader
-            .as_ref()
-            .and_then(|reader| crate::tail::identity::end_before(reader.file(), file.batched).ok())
-            .map_or(Proof::default(), |(_, proof)| proof);
+        let at = file.batched;
         let range = batch::bare_range(
             &file.origin,
-            (file.batched, file.batched),
+            (at.offset, at.offset),
             None,
             true,
             file.epoch,
-            proof,
+            at.proof,
         );
         self.account(id, range, now);
         if let Some(file) = self.tail.get_mut(id) {
@@ -481,7 +494,7 @@ impl<S: Fn(Output)> Lane<S> {
         let Some(file) = self.tail.get_mut(id) else {
             return;
         };
-        file.batched = range.end;
+        file.batched = range.end_mark();
         let (source, origin) = (file.source, file.origin.clone());
         if self.open[source].account(&origin, range.clone()) == Err(batch::Full) {
             self.close(source, now);
@@ -503,22 +516,33 @@ impl<S: Fn(Output)> Lane<S> {
             }
         }
         for rewind in rewinds {
-            let end = self.tail.get_mut(rewind.file).map(|file| file.batched);
+            let end = self
+                .tail
+                .get_mut(rewind.file)
+                .map(|file| file.batched.offset);
             match self.tail.rewind(rewind) {
                 Ok(true) => {}
-                Ok(false) => {
-                    if let Some(end) = end.filter(|end| *end > rewind.to.offset) {
-                        self.lose(rewind.file, end, now);
-                    }
-                    self.say_eof(rewind.file, now);
-                    if let Err(error) = self.tail.begin_anew(rewind.file, now) {
+                // The bytes to go back to are gone. Perhaps a copy has them.
+                Ok(false) if self.has_reader(rewind.file) => {
+                    let begun = self.tail.begin_anew(rewind.file, Scratch::default(), now);
+                    if let Err(error) = begun {
                         self.tail.failed(rewind.file, &error, now);
                     }
+                }
+                Ok(false) => {
+                    self.lose(rewind.file, end.unwrap_or_default(), now);
+                    self.say_eof(rewind.file, now);
                 }
                 Err(error) => self.tail.failed(rewind.file, &error, now),
             }
         }
         self.unfinished = self.tail.unfinished().0;
+    }
+
+    fn has_reader(&mut self, id: FileId) -> bool {
+        self.tail
+            .get_mut(id)
+            .is_some_and(|file| file.reader.is_some())
     }
 
     fn keep_within_budgets(&mut self, now: Instant) {
@@ -619,3 +643,6 @@ fn seconds_since_1970() -> u64 {
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
 }
+
+#[cfg(test)]
+mod model_test;

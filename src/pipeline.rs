@@ -17,7 +17,7 @@ use crate::model::credit::Credit;
 use crate::publish::{Outcome, Queue, Target};
 use crate::relay::{self, Action, Notice, Relay, Verdict};
 use crate::state::{Change, Durable, Loaded, State};
-use crate::tail::discover::{Discovery, Waker};
+use crate::tail::discover::{Discovery, Memory, Waker};
 use crate::tail::watch::{Hints, Watches};
 use crate::tail::{Event, Source, Tail};
 use crate::wire::Sender as WireSender;
@@ -120,6 +120,11 @@ impl Pipeline {
         };
         let options = lane_options(config);
         let poll_interval = options.poll_interval;
+        let had = loaded
+            .files
+            .iter()
+            .map(|file| file.path.as_path().to_path_buf())
+            .collect();
         let tail = tail(config, loaded);
         let work = {
             let (sender, hints) = (sender.clone(), hints.clone());
@@ -133,8 +138,9 @@ impl Pipeline {
         };
         spawn("lane", Box::new(work));
 
+        let memory = Memory::new(had);
         let selections = config.sources.iter().map(|source| source.selection.clone());
-        let (discovery, waker) = Discovery::new(selections.collect(), poll_interval);
+        let (discovery, waker) = Discovery::new(selections.collect(), memory, poll_interval);
         let work = {
             let (written, deliver, waker) = (lane.clone(), lane.clone(), waker.clone());
             move || {
@@ -268,8 +274,8 @@ impl Pipeline {
                 self.change(Change::Register(record));
             }
             Output::Tail(Event::Resumed(file, mark)) => self.relay.opened(file, mark),
-            Output::Tail(Event::Grown(file, identity)) => {
-                self.change(Change::Grown(file, identity));
+            Output::Tail(Event::Identified(file, identity)) => {
+                self.change(Change::Identified(file, identity));
             }
             Output::Tail(Event::Forget(file)) => {
                 self.relay.forget(file);

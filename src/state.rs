@@ -91,8 +91,8 @@ pub struct Loaded {
 pub enum Change {
     /// A new file.
     Register(FileRecord),
-    /// A longer head proof.
-    Grown(FileId, Identity),
+    /// A longer head proof, or another inode.
+    Identified(FileId, Identity),
     /// A mark moved.
     Confirmed(Confirmed),
     /// A file is gone and confirmed.
@@ -198,7 +198,7 @@ fn outcome(group: Vec<Change>) -> Durable {
         match change {
             Change::Register(record) => durable.registered.push(record.id),
             Change::Confirmed(confirmed) => durable.confirmed.push(confirmed),
-            Change::Grown(..) | Change::Forget(_) | Change::Scanned(_) => {}
+            Change::Identified(..) | Change::Forget(_) | Change::Scanned(_) => {}
         }
     }
     durable
@@ -230,10 +230,20 @@ fn apply(database: &Connection, change: &Change) -> rusqlite::Result<()> {
                 record.confirmed.proof.hash,
             ])?;
         }
-        Change::Grown(id, identity) => {
+        Change::Identified(id, identity) => {
             database
-                .prepare_cached("UPDATE files SET head_len = ?, head_hash = ? WHERE id = ?")?
-                .execute(params![identity.head.len, identity.head.hash, id.0])?;
+                .prepare_cached(
+                    "UPDATE files SET dev = ?, ino = ?, born = ?, head_len = ?, head_hash = ?
+                     WHERE id = ?",
+                )?
+                .execute(params![
+                    identity.dev.cast_signed(),
+                    identity.ino.cast_signed(),
+                    identity.born,
+                    identity.head.len,
+                    identity.head.hash,
+                    id.0
+                ])?;
         }
         Change::Confirmed(Confirmed { file, mark, .. }) => {
             database

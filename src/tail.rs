@@ -22,11 +22,18 @@ use crate::model::{Confirmed, Epoch, FileId, FileRecord, Identity, LogPath, Mark
 use crate::sys::{self, FileStatus};
 use discover::{Found, Scan};
 use identity::Growth;
-use reader::Reader;
+use reader::{Reader, Scratch};
 
 /// A pause after a read failed, and the longest one.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// A copy of a truncated file (copytruncate) is waited for this long.
+const ORPHAN_PATIENCE: Duration = Duration::from_secs(10);
+/// So long the birth of a path's youngest generation is remembered when nothing else is known.
+const BIRTHS_FOR: Duration = Duration::from_secs(3600);
+/// And for so many scans.
+const ORPHAN_SCANS: u32 = 3;
 
 /// What the watched set needs to know of a source.
 #[derive(Clone, Debug)]
@@ -68,7 +75,7 @@ pub struct Tailed {
     /// Counts its rewinds.
     pub epoch: Epoch,
     /// Up to where it is in batches.
-    pub batched: u64,
+    pub batched: Mark,
     /// Its end is in a batch.
     pub eof_batched: bool,
     /// How far it is confirmed, durably.
@@ -80,18 +87,38 @@ pub struct Tailed {
     /// deleted.
     link: Option<PathBuf>,
     inode: (u64, u64),
+    born: Option<i64>,
     /// When it lost the name that it was first matched under.
     rotated: Option<Instant>,
     /// Another generation has its path.
     superseded: bool,
     /// When it last had something new.
     changed: Instant,
+    /// A copy of it that was made while it is still there: what copytruncate does before it
+    /// truncates. Held open, lest it be gone when it is needed.
+    copy: Option<(Found, File)>,
+    /// Its inode holds other bytes now. The rest may turn up in a copy.
+    orphan: Option<Orphan>,
     /// The generation of the same path that is read to its end first.
     predecessor: Option<FileId>,
     /// Was read to its end since it was rotated.
     drained: bool,
     queued: bool,
+    /// There was nothing new when it was last looked at.
+    rested: bool,
     failure: Option<Failure>,
+}
+
+/// What is left of a generation that was truncated away.
+#[derive(Debug)]
+struct Orphan {
+    since: Instant,
+    /// Scans that found no copy.
+    scans: u32,
+    /// The unfinished line that was read of it.
+    rest: Scratch,
+    /// How long it is known to have been.
+    size: u64,
 }
 
 #[derive(Debug)]
@@ -102,6 +129,17 @@ struct Failure {
 }
 
 impl Tailed {
+    /// What proves it: as it is known, or as it is if it was empty when it was last looked at.
+    fn present_identity(&self) -> io::Result<Option<Identity>> {
+        match (&self.identity, &self.reader) {
+            (None, Some(reader)) => {
+                let status = sys::status(reader.file())?;
+                identity::identify(reader.file(), &status)
+            }
+            (identity, _) => Ok(*identity),
+        }
+    }
+
     /// Whether its name is taken or gone.
     #[must_use]
     pub fn is_rotated(&self) -> bool {
@@ -130,8 +168,8 @@ pub enum Event {
     Register(FileRecord),
     /// A known generation goes on after this mark.
     Resumed(FileId, Mark),
-    /// Its head proof covers more.
-    Grown(FileId, Identity),
+    /// Its head proof covers more, or it lives in another inode now.
+    Identified(FileId, Identity),
     /// The generation is gone and confirmed to its end.
     Forget(FileId),
     /// The first scan of this source is done.
@@ -148,6 +186,12 @@ pub struct Tail {
     by_link: HashMap<PathBuf, FileId>,
     /// What the state knows of inodes that are not open.
     known: HashMap<(u64, u64), Vec<FileRecord>>,
+    /// When the youngest generation of each path was born, and when that was seen last: what is
+    /// found under a rotation name and is younger was missed.
+    births: HashMap<LogPath, (i64, Instant)>,
+    /// Inodes under rotation names that are none of ours, with their size and time of change: an
+    /// inode number comes back with another file.
+    left_alone: HashMap<(u64, u64), (u64, i128)>,
     ready: VecDeque<FileId>,
     refused: HashMap<PathBuf, String>,
     events: Vec<Event>,
@@ -169,6 +213,8 @@ impl Tail {
             by_inode: HashMap::new(),
             by_link: HashMap::new(),
             known: by_inode,
+            births: HashMap::new(),
+            left_alone: HashMap::new(),
             ready: VecDeque::new(),
             refused: HashMap::new(),
             events: Vec::new(),
@@ -219,13 +265,38 @@ impl Tail {
             .iter()
             .map(|found| (found.path.as_path(), found.inode))
             .collect();
-        for found in &scan.found {
+        self.note_births(now);
+        let view = self.view(scan);
+        let (mut rotated, matched): (Vec<&Found>, Vec<&Found>) = scan
+            .found
+            .iter()
+            .partition(|found| found.rotated_from.is_some());
+        for found in matched {
             if let Some(&id) = self.by_inode.get(&found.inode) {
-                self.named(id, &found.path, &inode_at, now);
+                self.seen(id, found, &inode_at, now);
             } else {
                 self.open(found, now);
             }
         }
+        // By now it is known which generations are where they were. The others are looked for
+        // under rotation names, oldest first.
+        rotated.sort_by_key(|found| found.modified);
+        for found in rotated {
+            if let Some(&id) = self.by_inode.get(&found.inode) {
+                self.seen(id, found, &inode_at, now);
+            } else if !self.is_done_with(found) {
+                self.open_rotated(found, &view, now);
+            }
+        }
+        for orphan in self
+            .files
+            .values_mut()
+            .filter_map(|file| file.orphan.as_mut())
+        {
+            orphan.scans += 1;
+        }
+        self.left_alone
+            .retain(|inode, _| view.there.contains_key(inode));
         self.refused
             .retain(|path, _| inode_at.contains_key(path.as_path()));
         self.unlink_unseen(scan, &inode_at, now);
@@ -234,6 +305,37 @@ impl Tail {
                 let name = Arc::clone(&self.sources[index].name);
                 self.events.push(Event::Scanned(name));
             }
+        }
+    }
+
+    fn view<'a>(&self, scan: &'a Scan) -> View<'a> {
+        let ours = |(inode, records): (&(u64, u64), &Vec<FileRecord>)| {
+            let paths = records.iter().map(|record| record.path.clone());
+            paths.map(|path| (*inode, path)).collect::<Vec<_>>()
+        };
+        View {
+            there: scan
+                .found
+                .iter()
+                .map(|found| (found.inode, found))
+                .collect(),
+            births: self.births.clone(),
+            ours: self.known.iter().flat_map(ours).collect(),
+        }
+    }
+
+    /// A file that is open was seen.
+    fn seen(
+        &mut self,
+        id: FileId,
+        found: &Found,
+        inode_at: &HashMap<&Path, (u64, u64)>,
+        now: Instant,
+    ) {
+        self.named(id, &found.path, inode_at, now);
+        // The sooner a file that is not empty any more is known, the better.
+        if let Err(error) = self.register(id) {
+            self.failed(id, &error, now);
         }
     }
 
@@ -284,8 +386,212 @@ impl Tail {
         (!drained).then_some(old)
     }
 
-    /// Opens a file that is not in the set.
+    /// Opens a file that is not in the set, and takes it in.
     fn open(&mut self, found: &Found, now: Instant) {
+        let Some((file, status)) = self.try_open(found) else {
+            return;
+        };
+        let adopted = self
+            .recognise(&file, &status)
+            .and_then(|known| self.adopt(found, &found.path, file, &status, known, now));
+        if let Err(error) = adopted {
+            self.refuse(&found.path, &error.to_string());
+        }
+    }
+
+    /// Opens a file under a rotation name, and takes it in if it is the rest of a known generation
+    /// or one that was rotated before it could be seen.
+    fn open_rotated(&mut self, found: &Found, view: &View<'_>, now: Instant) {
+        let (Some(base), Some((file, status))) = (&found.rotated_from, self.try_open(found)) else {
+            return;
+        };
+        let base = LogPath::from(base.as_path());
+        let taken = self.recognise(&file, &status).and_then(|known| {
+            if let Some(record) = &known {
+                if record.confirmed.offset == status.size {
+                    // Nothing is wanted of it, unless it grows.
+                    self.left_alone.insert(found.inode, found.version());
+                    self.known.entry(found.inode).or_default().extend(known);
+                    return Ok(());
+                }
+                return self.adopt(found, &found.path, file, &status, known, now);
+            }
+            match self.kinship(&base, &file, &status, &view.there)? {
+                Kinship::Copy => Ok(()),
+                Kinship::CopyOf(id) => {
+                    if let Some(original) = self.files.get_mut(&id) {
+                        original.copy = Some((found.clone(), file));
+                    }
+                    Ok(())
+                }
+                Kinship::RestOf(id) => self.attach(id, found, file, &status, now),
+                Kinship::RestOfKnown(record) => {
+                    self.adopt(found, &found.path, file, &status, Some(record), now)
+                }
+                Kinship::None if found.matched => {
+                    self.adopt(found, &found.path, file, &status, None, now)
+                }
+                Kinship::None => {
+                    let younger = match (status.born, view.births.get(&base)) {
+                        // The kernel's clock ticks every few milliseconds: in doubt, younger.
+                        (Some(born), Some((youngest, _))) => born >= *youngest,
+                        _ => false,
+                    };
+                    // An inode of ours that holds other bytes now: truncated, then renamed.
+                    let anew = view.ours.contains(&(found.inode, base.clone()));
+                    if younger || anew {
+                        self.adopt(found, base.as_path(), file, &status, None, now)
+                    } else {
+                        self.left_alone.insert(found.inode, found.version());
+                        Ok(())
+                    }
+                }
+            }
+        });
+        if let Err(error) = taken {
+            self.refuse(&found.path, &error.to_string());
+        }
+        self.queue_behind(&base, found);
+    }
+
+    /// What lives under `base` now waits until the generation at `found` is read to its end.
+    fn queue_behind(&mut self, base: &LogPath, found: &Found) {
+        let older = self.by_link.get(&found.path).copied();
+        let live = self.by_link.get(base.as_path()).copied();
+        if let (Some(older), Some(live)) = (older, live)
+            && older != live
+            && self.files.get(&older).is_some_and(|older| !older.drained)
+            && let Some(live) = self.files.get_mut(&live)
+            && live.batched.offset == 0
+        {
+            live.predecessor = Some(older);
+        }
+    }
+
+    /// Whether a file under a rotation name was looked into and has nothing that is wanted.
+    fn is_done_with(&self, found: &Found) -> bool {
+        let base = found.rotated_from.as_ref();
+        let live = base.and_then(|base| self.by_link.get(base));
+        let copy = live.and_then(|id| self.files.get(id)?.copy.as_ref());
+        copy.is_some_and(|(copy, _)| (copy.inode, copy.version()) == (found.inode, found.version()))
+            || self.left_alone.get(&found.inode) == Some(&found.version())
+    }
+
+    /// Takes note of when the youngest generation of each path was born, and forgets the paths of
+    /// which nothing is known for an hour.
+    fn note_births(&mut self, now: Instant) {
+        let open = self
+            .files
+            .values()
+            .filter_map(|file| Some((&file.origin.path, file.born?)));
+        let known = self
+            .known
+            .values()
+            .flatten()
+            .filter_map(|record| Some((&record.path, record.identity.born?)));
+        for (path, born) in open.chain(known) {
+            let birth = self.births.entry(path.clone()).or_insert((born, now));
+            *birth = (born.max(birth.0), now);
+        }
+        self.births
+            .retain(|_, (_, seen)| now.saturating_duration_since(*seen) < BIRTHS_FOR);
+    }
+
+    /// How an unknown file under a rotation name of `base` is related to what is known of `base`.
+    fn kinship(
+        &self,
+        base: &LogPath,
+        file: &File,
+        status: &FileStatus,
+        there: &HashMap<(u64, u64), &Found>,
+    ) -> io::Result<Kinship> {
+        let mut kin = Vec::new();
+        for (id, other) in &self.files {
+            if other.origin.path != *base {
+                continue;
+            }
+            let Some(identity) = other.present_identity()? else {
+                continue;
+            };
+            if !identity::begins_like(file, &identity)? {
+                continue;
+            }
+            if identity::holds(file, status, &identity, &other.batched)? {
+                kin.push(match (&other.orphan, &other.reader) {
+                    (Some(_), _) => Kinship::RestOf(*id),
+                    (None, Some(_)) => Kinship::CopyOf(*id),
+                    // Its rest was given up before.
+                    (None, None) => Kinship::Copy,
+                });
+            } else if status.size < other.batched.offset {
+                // The copy is still being written.
+                kin.push(Kinship::Copy);
+            }
+        }
+        for (inode, records) in &self.known {
+            for record in records {
+                let like = record.path == *base
+                    && identity::holds(file, status, &record.identity, &record.confirmed)?;
+                if like {
+                    let alive = there.get(inode).is_some_and(|own| still_holds(own, record));
+                    kin.push(if alive {
+                        Kinship::Copy
+                    } else {
+                        Kinship::RestOfKnown(record.clone())
+                    });
+                }
+            }
+        }
+        Ok(match kin.len() {
+            0 => Kinship::None,
+            1 => kin.remove(0),
+            // Any copy is enough to leave it alone; several rests would be a guess.
+            _ if kin
+                .iter()
+                .any(|kin| matches!(kin, Kinship::Copy | Kinship::CopyOf(_))) =>
+            {
+                Kinship::Copy
+            }
+            _ => Kinship::None,
+        })
+    }
+
+    /// The rest of a truncated generation goes on in its copy.
+    fn attach(
+        &mut self,
+        id: FileId,
+        found: &Found,
+        file: File,
+        status: &FileStatus,
+        now: Instant,
+    ) -> io::Result<()> {
+        let Some(old) = self.files.get_mut(&id) else {
+            return Ok(());
+        };
+        let mut reader = Reader::new(file);
+        if !reader.seek(old.batched.max_by_offset(old.begins))? {
+            return Ok(());
+        }
+        let inode = (status.dev, status.ino);
+        info!(path = ?old.origin.path, file = %id, copy = ?found.path, offset = old.batched.offset, "truncated log file goes on in its copy");
+        old.reader = Some(reader);
+        old.orphan = None;
+        old.inode = inode;
+        old.born = status.born;
+        old.changed = now;
+        old.drained = false;
+        old.link = Some(found.path.clone());
+        if let Some(identity) = &mut old.identity {
+            (identity.dev, identity.ino, identity.born) = (status.dev, status.ino, status.born);
+            self.events.push(Event::Identified(id, *identity));
+        }
+        self.by_inode.insert(inode, id);
+        self.take_path(&found.path, id, now);
+        self.enqueue(id);
+        Ok(())
+    }
+
+    fn try_open(&mut self, found: &Found) -> Option<(File, FileStatus)> {
         let opened = found
             .path
             .strip_prefix(&found.fixed)
@@ -295,30 +601,29 @@ impl Tail {
         let (file, status) = match opened {
             Ok(opened) => opened,
             // Renamed or deleted since the scan; the next scan tells.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(error) => return self.refuse(&found.path, &error.to_string()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                self.refuse(&found.path, &error.to_string());
+                return None;
+            }
         };
         if !status.regular {
-            return self.refuse(&found.path, "not a regular file");
+            self.refuse(&found.path, "not a regular file");
+            return None;
         }
         if status.links > 1 && !owner_matches_directory(&found.path, &status) {
-            return self.refuse(
-                &found.path,
-                "hard link to a file of another owner than its directory's",
-            );
+            let reason = "hard link to a file of another owner than its directory's";
+            self.refuse(&found.path, reason);
+            return None;
         }
         // Another file than the scan saw at this path, and one that is open already.
         if self.by_inode.contains_key(&(status.dev, status.ino)) {
-            return;
+            return None;
         }
-        match self.adopt(found, file, &status, now) {
-            Ok(()) => {
-                if self.refused.remove(&found.path).is_some() {
-                    info!(path = ?found.path, "log file can be read now");
-                }
-            }
-            Err(error) => self.refuse(&found.path, &error.to_string()),
+        if self.refused.remove(&found.path).is_some() {
+            info!(path = ?found.path, "log file can be read now");
         }
+        Some((file, status))
     }
 
     /// Says once why a file is not read, and again when the reason changes.
@@ -329,17 +634,18 @@ impl Tail {
         }
     }
 
-    /// Takes an open file into the set, as the known generation that it proves to be or as a new
-    /// one.
+    /// Takes an open file into the set, as the `known` generation that it proves to be, or as a new
+    /// one of `path`.
     fn adopt(
         &mut self,
         found: &Found,
+        path: &Path,
         file: File,
         status: &FileStatus,
+        known: Option<FileRecord>,
         now: Instant,
     ) -> io::Result<()> {
         let inode = (status.dev, status.ino);
-        let known = self.recognise(&file, status)?;
         let mut reader = Reader::new(file);
         let id = match &known {
             Some(record) => record.id,
@@ -347,12 +653,12 @@ impl Tail {
         };
         let path = match &known {
             Some(record) => record.path.clone(),
-            None => LogPath::from(found.path.as_path()),
+            None => LogPath::from(path),
         };
         let source = &self.sources[found.source];
         let begins = match &known {
             Some(record) => record.begins,
-            None if source.first_scan && source.from_end && status.size > 0 => {
+            None if source.first_scan && source.from_end && found.matched && status.size > 0 => {
                 reader.seek_line_before(status.size, source.line_max)?
             }
             None => Mark::default(),
@@ -366,26 +672,37 @@ impl Tail {
             registration: Registration::Empty,
             begins,
             epoch: 0,
-            batched: 0,
+            batched: Mark::default(),
             eof_batched: false,
             confirmed: Mark::default(),
             size_seen: 0,
             identity: None,
             link: Some(found.path.clone()),
             inode,
+            born: status.born,
             rotated: renamed.then_some(now),
             superseded: false,
             changed: now,
+            copy: None,
+            orphan: None,
             predecessor,
             drained: false,
             queued: false,
+            rested: false,
             failure: None,
         };
         if let Some(record) = known {
             tailed.registration = Registration::Durable;
-            tailed.identity = Some(record.identity);
+            tailed.rested = true;
+            let mut identity = record.identity;
+            if (identity.dev, identity.ino) != inode {
+                (identity.dev, identity.ino, identity.born) = (status.dev, status.ino, status.born);
+                self.events.push(Event::Identified(id, identity));
+                self.forget_known(id);
+            }
+            tailed.identity = Some(identity);
             tailed.confirmed = record.confirmed;
-            tailed.batched = record.confirmed.offset;
+            tailed.batched = record.confirmed;
             if let Some(reader) = &mut tailed.reader {
                 // Proved a moment ago; should it have changed since, the next read finds out.
                 reader.seek(record.confirmed.max_by_offset(begins))?;
@@ -410,11 +727,20 @@ impl Tail {
         };
         for (index, record) in records.iter().enumerate() {
             if identity::proves(file, status, &record.identity, &record.confirmed)? {
-                let mut records = self.known.remove(&inode).unwrap_or_default();
-                return Ok(Some(records.swap_remove(index)));
+                // The others are generations that were truncated away; their copies may be near.
+                let records = self.known.get_mut(&inode);
+                return Ok(records.map(|records| records.swap_remove(index)));
             }
         }
         Ok(None)
+    }
+
+    /// A known generation is open now, in another inode than it was known in.
+    fn forget_known(&mut self, id: FileId) {
+        self.known.retain(|_, records| {
+            records.retain(|record| record.id != id);
+            !records.is_empty()
+        });
     }
 
     /// Asks for a durable id, once there is a byte that proves the file.
@@ -545,6 +871,25 @@ impl Tail {
         None
     }
 
+    /// Whether a file still begins as it did when its id was made, asked when that is worth a read:
+    /// before its first byte, and for the first bytes after a rest. The 64 bytes that every read
+    /// compares may be the same in another generation; the beginning as well hardly is.
+    ///
+    /// # Errors
+    /// The file could not be read.
+    pub fn begins_as_known(&mut self, id: FileId) -> io::Result<bool> {
+        let Some(file) = self.files.get_mut(&id) else {
+            return Ok(true);
+        };
+        match (&file.reader, &file.identity) {
+            (Some(reader), Some(identity)) if reader.read_to() == 0 || file.rested => {
+                file.rested = false;
+                identity::begins_like(reader.file(), identity)
+            }
+            _ => Ok(true),
+        }
+    }
+
     /// New bytes were read of `id`.
     pub fn has_more(&mut self, id: FileId, now: Instant) -> io::Result<()> {
         let Some(file) = self.files.get_mut(&id) else {
@@ -559,7 +904,7 @@ impl Tail {
             match identity::grow(reader.file(), identity)? {
                 Growth::To(grown) => {
                     file.identity = Some(grown);
-                    self.events.push(Event::Grown(id, grown));
+                    self.events.push(Event::Identified(id, grown));
                 }
                 // The next read compares and finds out.
                 Growth::None | Growth::Changed => {}
@@ -575,6 +920,7 @@ impl Tail {
             return;
         };
         file.failure = None;
+        file.rested = true;
         if file.is_rotated() && !file.drained {
             file.drained = true;
             self.release_successors(id);
@@ -614,12 +960,12 @@ impl Tail {
         self.release_successors(id);
     }
 
-    /// The inode of `id` holds other bytes now: ends that generation and begins another one in the
-    /// same open file.
+    /// The inode of `id` holds other bytes now: begins another generation in the same open file.
+    /// The old one's unfinished line is in `rest`; more of it may turn up in a copy.
     ///
     /// # Errors
-    /// No random bytes for its id, or the file could not be read.
-    pub fn begin_anew(&mut self, id: FileId, now: Instant) -> io::Result<()> {
+    /// No random bytes for the new id, or the file could not be read.
+    pub fn begin_anew(&mut self, id: FileId, rest: Scratch, now: Instant) -> io::Result<()> {
         let new = FileId::random().map_err(io::Error::other)?;
         let Some(old) = self.files.get_mut(&id) else {
             return Ok(());
@@ -627,14 +973,21 @@ impl Tail {
         let Some(reader) = old.reader.take() else {
             return Ok(());
         };
+        old.orphan = Some(Orphan {
+            since: now,
+            scans: 0,
+            rest,
+            size: old.size_seen.max(reader.read_to()),
+        });
         old.rotated.get_or_insert(now);
         old.superseded = true;
         old.drained = true;
         let link = old.link.take();
-        let path = match &link {
-            Some(link) => LogPath::from(link.as_path()),
-            None => old.origin.path.clone(),
-        };
+        let copy = old.copy.take();
+        let path = old.origin.path.clone();
+        let renamed = link.as_deref() != Some(path.as_path());
+        let live = self.by_link.get(path.as_path());
+        let superseded = live.is_some_and(|live| *live != id);
         warn!(?path, old = %id, new = %new, "log file was truncated or written anew; reading it from the beginning");
         let tailed = Tailed {
             source: old.source,
@@ -643,19 +996,23 @@ impl Tail {
             registration: Registration::Empty,
             begins: Mark::default(),
             epoch: 0,
-            batched: 0,
+            batched: Mark::default(),
             eof_batched: false,
             confirmed: Mark::default(),
             size_seen: 0,
             identity: None,
             link: link.clone(),
             inode: old.inode,
-            rotated: link.is_none().then_some(now),
-            superseded: false,
+            born: old.born,
+            rotated: renamed.then_some(now),
+            superseded,
             changed: now,
+            copy: None,
+            orphan: None,
             predecessor: None,
             drained: false,
             queued: false,
+            rested: false,
             failure: None,
         };
         self.by_inode.insert(tailed.inode, new);
@@ -663,10 +1020,44 @@ impl Tail {
             self.by_link.insert(link, new);
         }
         self.files.insert(new, tailed);
-        self.release_successors(id);
+        if renamed {
+            // Who waited for the old one waits for what came between.
+            for file in self.files.values_mut() {
+                if file.predecessor == Some(id) {
+                    file.predecessor = Some(new);
+                }
+            }
+        } else {
+            self.release_successors(id);
+        }
+        if let Some((found, file)) = copy {
+            let status = sys::status(&file)?;
+            self.attach(id, &found, file, &status, now)?;
+        }
         self.register(new)?;
         self.enqueue(new);
         Ok(())
+    }
+
+    /// Truncated generations whose copy was waited for long enough.
+    #[must_use]
+    pub fn orphans_due(&self, now: Instant) -> Vec<FileId> {
+        let due = |orphan: &Orphan| {
+            let waited = now.saturating_duration_since(orphan.since);
+            waited >= ORPHAN_PATIENCE && orphan.scans >= ORPHAN_SCANS
+        };
+        self.files
+            .iter()
+            .filter(|(_, file)| file.orphan.as_ref().is_some_and(due))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// Gives up waiting for a copy: what was read of the last line, and how long the generation is
+    /// known to have been.
+    pub fn give_up_orphan(&mut self, id: FileId) -> Option<(Scratch, u64)> {
+        let orphan = self.files.get_mut(&id)?.orphan.take()?;
+        Some((orphan.rest, orphan.size))
     }
 
     /// Takes note of durable marks, and lets go of what is done with.
@@ -681,19 +1072,42 @@ impl Tail {
                 continue;
             };
             file.confirmed = *mark;
-            let done = *eof && file.eof_batched && mark.offset == file.batched && file.is_left();
-            if done {
+            let done =
+                *eof && file.eof_batched && mark.offset == file.batched.offset && file.is_left();
+            if done && !self.has_grown(*id) {
                 self.let_go(*id);
             }
         }
     }
 
-    /// Lets go of a file that was never more than a name.
-    pub fn drop_if_empty(&mut self, id: FileId) {
-        let empty = self.files.get(&id).is_some_and(|file| {
-            file.registration == Registration::Empty && file.is_rotated() && file.link.is_none()
-        });
-        if empty {
+    /// Whether a file that was thought to be over has got more bytes since: then it is not over.
+    fn has_grown(&mut self, id: FileId) -> bool {
+        let Some(file) = self.files.get_mut(&id) else {
+            return false;
+        };
+        let status = file
+            .reader
+            .as_ref()
+            .map(|reader| sys::status(reader.file()));
+        let grown = matches!(status, Some(Ok(status)) if status.size != file.batched.offset);
+        if grown {
+            file.eof_batched = false;
+            self.enqueue(id);
+        }
+        grown
+    }
+
+    /// A file that is still empty keeps nobody waiting, and goes when its name goes.
+    pub fn at_end_if_empty(&mut self, id: FileId) {
+        let Some(file) = self.files.get(&id) else {
+            return;
+        };
+        if file.registration != Registration::Empty {
+            return;
+        }
+        let gone = file.is_rotated() && file.link.is_none();
+        self.at_end(id);
+        if gone {
             self.let_go(id);
         }
     }
@@ -702,9 +1116,10 @@ impl Tail {
         let Some(file) = self.files.get_mut(&id) else {
             return;
         };
-        // Still under a name that matches: read on, should it ever grow.
-        if file.link.is_some() && file.reader.is_some() {
-            return;
+        if let Some(link) = file.link.take()
+            && self.by_link.get(&link) == Some(&id)
+        {
+            self.by_link.remove(&link);
         }
         let Some(file) = self.files.remove(&id) else {
             return;
@@ -718,7 +1133,7 @@ impl Tail {
             .map(|reader| sys::status(reader.file()));
         let linked = matches!(status, Some(Ok(status)) if status.links > 0);
         match file.identity {
-            // It may come back under a name that matches.
+            // Should it grow, or come back under a name that matches, it goes on.
             Some(identity) if linked => {
                 let source = Arc::clone(&self.sources[file.source].name);
                 self.known.entry(file.inode).or_default().push(FileRecord {
@@ -747,14 +1162,54 @@ impl Tail {
         };
         file.epoch = rewind.epoch;
         file.eof_batched = false;
-        file.batched = rewind.to.offset;
+        file.batched = rewind.to;
         let found = match &mut file.reader {
             Some(reader) => reader.seek(rewind.to.max_by_offset(file.begins))?,
-            None => false,
+            None => file.orphan.is_some(),
         };
         self.enqueue(rewind.file);
         Ok(found)
     }
+}
+
+/// What was known when a scan began to be applied; taking one file in must not change what the
+/// next one is taken for.
+struct View<'a> {
+    /// What was found, by inode.
+    there: HashMap<(u64, u64), &'a Found>,
+    /// When the youngest generation of each path was born.
+    births: HashMap<LogPath, (i64, Instant)>,
+    /// Inodes under which generations of these paths were known.
+    ours: HashSet<((u64, u64), LogPath)>,
+}
+
+/// How an unknown file is related to the known generations of a path.
+enum Kinship {
+    /// Not at all.
+    None,
+    /// It is a copy of one that is there, or not finished yet: to be left alone for now.
+    Copy,
+    /// It is a whole copy of this one, which was not seen truncated yet.
+    CopyOf(FileId),
+    /// It holds what was truncated away of this one.
+    RestOf(FileId),
+    /// It holds what this one was known to hold, and its own file does not any more.
+    RestOfKnown(FileRecord),
+}
+
+/// Whether what was found under a known generation's inode still holds it.
+fn still_holds(found: &Found, record: &FileRecord) -> bool {
+    let opened = found
+        .path
+        .strip_prefix(&found.fixed)
+        .map_err(io::Error::other)
+        .and_then(|below| sys::open_below(&found.fixed, below))
+        .and_then(|file| {
+            let status = sys::status(&file)?;
+            identity::proves(&file, &status, &record.identity, &record.confirmed)
+        });
+    // What cannot be read just now may hold it.
+    opened.unwrap_or(true)
 }
 
 /// Whether a file with several names belongs to whom its directory belongs to; otherwise somebody

@@ -1,8 +1,10 @@
 //! Discovery: which files match, looked up again and again on a thread of its own. Opens nothing
 //! and remembers nothing: each scan is the whole truth, and events only make the next one sooner.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::fs::Metadata;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +17,9 @@ use tracing::{info, warn};
 use walkdir::WalkDir;
 
 use super::watch::Watches;
+
+/// So long a path is remembered under which nothing is found any more, not even a rotated file.
+const HAD_FOR: Duration = Duration::from_secs(3600);
 
 /// A glob of `include` or `exclude`.
 #[derive(Clone, Debug)]
@@ -92,12 +97,28 @@ pub struct Selection {
 pub struct Found {
     /// Index of the source that it belongs to: the first that matches it.
     pub source: usize,
+    /// A pattern matches it. Otherwise it is here for its rotation name alone.
+    pub matched: bool,
+    /// The path that it was rotated from by its name, if that path was ever matched.
+    pub rotated_from: Option<PathBuf>,
     /// Its present name.
     pub path: PathBuf,
     /// The part of it in which links may be followed.
     pub fixed: Arc<Path>,
     /// Device and inode number when it was seen.
     pub inode: (u64, u64),
+    /// Its bytes then.
+    pub size: u64,
+    /// When it was last written to, in nanoseconds since 1970.
+    pub modified: i128,
+}
+
+impl Found {
+    /// Size and time of change: as long as they stay, so does the file.
+    #[must_use]
+    pub fn version(&self) -> (u64, i128) {
+        (self.size, self.modified)
+    }
 }
 
 /// All that matched at one time.
@@ -111,17 +132,69 @@ pub struct Scan {
     pub directories: HashSet<PathBuf>,
 }
 
+/// What is remembered from scan to scan.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// Paths that were matched before, and when last: their rotation names are looked for.
+    had: HashMap<PathBuf, Instant>,
+    notices: Notices,
+}
+
+impl Memory {
+    /// With the paths that the agent has had in earlier runs.
+    #[must_use]
+    pub fn new(had: HashSet<PathBuf>) -> Self {
+        let now = Instant::now();
+        Self {
+            had: had.into_iter().map(|path| (path, now)).collect(),
+            notices: Notices::default(),
+        }
+    }
+
+    /// The path that a file was rotated from, by its name: `NAME.N` or `NAME-DATE`.
+    fn rotated_from(&self, path: &Path) -> Option<PathBuf> {
+        let name = path.file_name()?.as_bytes();
+        let digits = name
+            .iter()
+            .rposition(|byte| !byte.is_ascii_digit() && !b".-_:T".contains(byte))
+            .map_or(0, |at| at + 1);
+        // Behind the last letter: `.1`, `-20261122`, `.2026-11-22-13`, or `3.log` with no base.
+        (digits..name.len())
+            .filter(|&at| b".-".contains(&name[at]))
+            .filter(|&at| name.get(at + 1).is_some_and(u8::is_ascii_digit))
+            .map(|at| path.with_file_name(OsStr::from_bytes(&name[..at])))
+            .find(|base| self.had.contains_key(base))
+    }
+
+    /// Keeps the paths that were matched, and for an hour those of which nothing is there any more.
+    fn remember(&mut self, scan: &Scan) {
+        let now = Instant::now();
+        for found in &scan.found {
+            if found.matched {
+                self.had.insert(found.path.clone(), now);
+            }
+            let base = found.rotated_from.as_ref();
+            if let Some(seen) = base.and_then(|base| self.had.get_mut(base)) {
+                *seen = now;
+            }
+        }
+        let recent = |seen: &Instant| now.duration_since(*seen) < HAD_FOR;
+        self.had.retain(|_, seen| recent(seen));
+        self.notices.close();
+    }
+}
+
 /// Looks once.
 #[must_use]
-pub fn scan(sources: &[Selection], notices: &mut Notices) -> Scan {
+pub fn scan(sources: &[Selection], memory: &mut Memory) -> Scan {
     let mut scan = Scan::default();
     let mut seen = HashSet::new();
     for (source, selection) in sources.iter().enumerate() {
         for pattern in &selection.include {
-            look(source, selection, pattern, &mut scan, &mut seen, notices);
+            look(source, selection, pattern, &mut scan, &mut seen, memory);
         }
     }
-    notices.close();
+    memory.remember(&scan);
     scan
 }
 
@@ -131,7 +204,7 @@ fn look(
     pattern: &Pattern,
     scan: &mut Scan,
     seen: &mut HashSet<PathBuf>,
-    notices: &mut Notices,
+    memory: &mut Memory,
 ) {
     let mut walk = WalkDir::new(&pattern.fixed)
         .min_depth(1)
@@ -144,7 +217,7 @@ fn look(
         let entry = match entry {
             Ok(entry) => entry,
             Err(error) => {
-                unseen(&error, scan, notices);
+                unseen(&error, scan, &mut memory.notices);
                 continue;
             }
         };
@@ -154,12 +227,13 @@ fn look(
             }
             continue;
         }
-        let matches = pattern.matcher.is_match(entry.path())
-            && !selection
-                .exclude
-                .iter()
-                .any(|exclude| exclude.matcher.is_match(entry.path()));
-        if !matches || seen.contains(entry.path()) {
+        let matched = pattern.matcher.is_match(entry.path());
+        let rotated_from = memory.rotated_from(entry.path());
+        let excluded = |exclude: &Pattern| exclude.matcher.is_match(entry.path());
+        if (!matched && rotated_from.is_none())
+            || selection.exclude.iter().any(excluded)
+            || seen.contains(entry.path())
+        {
             continue;
         }
         // A file that vanished meanwhile is as good as one that was never there.
@@ -167,16 +241,21 @@ fn look(
             continue;
         };
         if let Some(kind) = not_readable_as_log(&metadata) {
-            notices.say(entry.path(), kind);
+            memory.notices.say(entry.path(), kind);
             continue;
         }
         let path = entry.into_path();
         seen.insert(path.clone());
         scan.found.push(Found {
             source,
+            matched,
+            rotated_from,
             path,
             fixed: Arc::clone(&pattern.fixed),
             inode: (metadata.dev(), metadata.ino()),
+            size: metadata.len(),
+            modified: i128::from(metadata.mtime()) * 1_000_000_000
+                + i128::from(metadata.mtime_nsec()),
         });
     }
 }
@@ -249,6 +328,7 @@ impl Waker {
 #[derive(Debug)]
 pub struct Discovery {
     sources: Vec<Selection>,
+    memory: Memory,
     interval: Duration,
     wakes: Receiver<()>,
     pending: Arc<AtomicBool>,
@@ -257,11 +337,12 @@ pub struct Discovery {
 impl Discovery {
     /// A discovery of `sources`, at least every `interval`, and the handle that hurries it.
     #[must_use]
-    pub fn new(sources: Vec<Selection>, interval: Duration) -> (Self, Waker) {
+    pub fn new(sources: Vec<Selection>, memory: Memory, interval: Duration) -> (Self, Waker) {
         let (sender, wakes) = channel();
         let pending = Arc::new(AtomicBool::new(false));
         let discovery = Self {
             sources,
+            memory,
             interval,
             wakes,
             pending: Arc::clone(&pending),
@@ -270,12 +351,11 @@ impl Discovery {
     }
 
     /// Scans until `deliver` says that nobody wants scans any more.
-    pub fn run(self, mut watches: Watches, deliver: impl Fn(Scan) -> bool) {
-        let mut notices = Notices::default();
+    pub fn run(mut self, mut watches: Watches, deliver: impl Fn(Scan) -> bool) {
         loop {
             self.pending.store(false, Ordering::Release);
             let begun = Instant::now();
-            let scan = scan(&self.sources, &mut notices);
+            let scan = scan(&self.sources, &mut self.memory);
             // A directory that is new to the watches was read before it was watched: look again.
             if watches.follow(&scan.directories) {
                 self.pending.store(true, Ordering::Release);
@@ -332,7 +412,7 @@ mod tests {
             include: patterns(include),
             exclude: patterns(exclude),
         };
-        let scan = scan(&[selection], &mut Notices::default());
+        let scan = scan(&[selection], &mut Memory::default());
         let below = |found: &Found| {
             let path = found.path.strip_prefix(directory).expect("below");
             path.to_string_lossy().into_owned()
@@ -370,6 +450,34 @@ mod tests {
         assert_eq!(found(&["x/[0-1].d/*"], &[]), ["x/0.d/e.log"]);
         assert_eq!(found(&["x/c.log"], &[]), ["x/c.log"]);
         assert_eq!(found(&["nowhere/*.log"], &[]), [""; 0]);
+    }
+
+    #[test]
+    fn rotation_names_belong_to_paths_that_were_matched_before() {
+        let memory = Memory::new(["/l/a.log", "/l/b"].map(PathBuf::from).into());
+        let from = |path: &str| memory.rotated_from(Path::new(path));
+        let a = Some(PathBuf::from("/l/a.log"));
+        for name in [
+            "a.log.1",
+            "a.log.12",
+            "a.log-20261122",
+            "a.log.2026-11-22",
+            "a.log-2026112213.1",
+        ] {
+            assert_eq!(from(&format!("/l/{name}")), a, "{name}");
+        }
+        assert_eq!(from("/l/b-2"), Some(PathBuf::from("/l/b")));
+        for name in [
+            "a.log",
+            "a.log.old",
+            "a.log.1.bak",
+            "c.log.1",
+            "a.log.",
+            "a.log1",
+            "x/a.log.1",
+        ] {
+            assert_eq!(from(&format!("/l/{name}")), None, "{name}");
+        }
     }
 
     #[test]

@@ -42,10 +42,31 @@ pub fn proves(
     if (status.dev, status.ino) != (identity.dev, identity.ino) || !same_birth {
         return Ok(false);
     }
-    if status.size < mark.offset || head(file, identity.head.len as usize)? != identity.head {
-        return Ok(false);
-    }
-    Ok(end_before(file, mark.offset)?.1 == mark.proof)
+    holds(file, status, identity, mark)
+}
+
+/// Whether an open file, whatever its inode, begins as `identity` does and holds what was read of
+/// it up to `mark`.
+///
+/// # Errors
+/// The file could not be read.
+pub fn holds(
+    file: &File,
+    status: &FileStatus,
+    identity: &Identity,
+    mark: &Mark,
+) -> io::Result<bool> {
+    Ok(status.size >= mark.offset
+        && begins_like(file, identity)?
+        && end_before(file, mark.offset)?.1 == mark.proof)
+}
+
+/// Whether an open file begins as `identity` does.
+///
+/// # Errors
+/// The file could not be read.
+pub fn begins_like(file: &File, identity: &Identity) -> io::Result<bool> {
+    Ok(head(file, identity.head.len as usize)? == identity.head)
 }
 
 /// The identity with a longer head, once the file has grown; nothing if there is nothing to gain.

@@ -36,6 +36,20 @@ impl Scratch {
         self.line_start
     }
 
+    /// Forgets what was read last: all but the first `before` unread bytes.
+    pub fn forget_new(&mut self, before: usize) {
+        self.filled = self.behind + before;
+    }
+
+    /// A copy that holds no more than what is in use.
+    #[must_use]
+    pub fn part(&self) -> Self {
+        Self {
+            bytes: self.bytes[..self.filled].to_vec(),
+            ..*self
+        }
+    }
+
     /// The mark `consumed` bytes into [`Scratch::unread`].
     #[must_use]
     pub fn mark(&self, consumed: usize) -> Mark {
