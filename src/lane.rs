@@ -282,11 +282,13 @@ impl<S: Fn(Output)> Lane<S> {
             return self.tail.has_more(id, now);
         }
         let source = file.source;
-        let unread = file
+        // Where nothing is held to compare with: before the first byte, and while an unfinished
+        // line is not kept.
+        let unheld = file
             .reader
             .as_ref()
-            .is_some_and(|reader| reader.read_to() == 0);
-        if unread && !self.tail.begins_as_known(id)? {
+            .is_some_and(|reader| reader.read_to() == 0 || reader.has_forgotten());
+        if unheld && !self.tail.begins_as_known(id)? {
             return self.tail.begin_anew(id, Scratch::default(), now);
         }
         let line_max = self.tail.source(source).line_max;

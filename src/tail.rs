@@ -104,8 +104,6 @@ pub struct Tailed {
     /// Was read to its end since it was rotated.
     drained: bool,
     queued: bool,
-    /// There was nothing new when it was last looked at.
-    rested: bool,
     failure: Option<Failure>,
 }
 
@@ -688,12 +686,10 @@ impl Tail {
             predecessor,
             drained: false,
             queued: false,
-            rested: false,
             failure: None,
         };
         if let Some(record) = known {
             tailed.registration = Registration::Durable;
-            tailed.rested = true;
             let mut identity = record.identity;
             if (identity.dev, identity.ino) != inode {
                 (identity.dev, identity.ino, identity.born) = (status.dev, status.ino, status.born);
@@ -871,21 +867,15 @@ impl Tail {
         None
     }
 
-    /// Whether a file still begins as it did when its id was made, asked when that is worth a read:
-    /// before its first byte, and for the first bytes after a rest. The 64 bytes that every read
+    /// Whether a file still begins as it did when its id was made. The 64 bytes that every read
     /// compares may be the same in another generation; the beginning as well hardly is.
     ///
     /// # Errors
     /// The file could not be read.
-    pub fn begins_as_known(&mut self, id: FileId) -> io::Result<bool> {
-        let Some(file) = self.files.get_mut(&id) else {
-            return Ok(true);
-        };
-        match (&file.reader, &file.identity) {
-            (Some(reader), Some(identity)) if reader.read_to() == 0 || file.rested => {
-                file.rested = false;
-                identity::begins_like(reader.file(), identity)
-            }
+    pub fn begins_as_known(&self, id: FileId) -> io::Result<bool> {
+        let file = self.files.get(&id);
+        match file.map(|file| (&file.reader, &file.identity)) {
+            Some((Some(reader), Some(identity))) => identity::begins_like(reader.file(), identity),
             _ => Ok(true),
         }
     }
@@ -920,7 +910,6 @@ impl Tail {
             return;
         };
         file.failure = None;
-        file.rested = true;
         if file.is_rotated() && !file.drained {
             file.drained = true;
             self.release_successors(id);
@@ -1012,7 +1001,6 @@ impl Tail {
             predecessor: None,
             drained: false,
             queued: false,
-            rested: false,
             failure: None,
         };
         self.by_inode.insert(tailed.inode, new);

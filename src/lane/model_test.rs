@@ -646,7 +646,11 @@ impl Rig {
                 delivered.iter().filter(|(_, text)| begins(text)).collect();
             assert!(have.len() <= 1, "one generation under two ids");
             let text = have.first().map_or(&[][..], |(_, text)| text);
-            assert!(content.starts_with(text), "other bytes than were written");
+            let (shown, came) = (
+                String::from_utf8_lossy(content),
+                String::from_utf8_lossy(text),
+            );
+            assert!(content.starts_with(text), "of {shown:?} came {came:?}");
             let lossy = have.first().is_some_and(|(id, _)| self.lossy.contains(id));
             // A long unfinished line is not held, and is gone when it is truncated away.
             let unheld = content.len() - complete > UNFINISHED_MAX;

@@ -131,6 +131,12 @@ impl Reader {
         }
     }
 
+    /// Whether the unfinished line was forgotten, to be read again.
+    #[must_use]
+    pub fn has_forgotten(&self) -> bool {
+        self.searched.is_some()
+    }
+
     /// Bytes of the unfinished line that are held.
     #[must_use]
     pub fn held(&self) -> usize {
