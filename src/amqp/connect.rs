@@ -51,6 +51,13 @@ impl FromStr for Address {
     }
 }
 
+impl Address {
+    /// Where it is.
+    pub(super) fn host_and_port(&self) -> (&str, u16) {
+        (&self.0.authority.host, self.0.authority.port)
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let authority = &self.0.authority;

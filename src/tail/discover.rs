@@ -62,6 +62,12 @@ impl Pattern {
             depth,
         })
     }
+
+    /// The glob, made absolute.
+    #[must_use]
+    pub fn glob(&self) -> &str {
+        self.matcher.glob().glob()
+    }
 }
 
 /// A glob that cannot be used.
@@ -162,9 +168,15 @@ fn look(
         if !matches || seen.contains(entry.path()) {
             continue;
         }
-        // A file that vanished meanwhile is as good as one that was never there.
-        let Ok(metadata) = entry.metadata() else {
-            continue;
+        let metadata = match entry.metadata() {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                // A file that vanished meanwhile is as good as one that was never there.
+                if !is_absent(&error) {
+                    notices.say(entry.path(), "cannot be reached");
+                }
+                continue;
+            }
         };
         if let Some(kind) = not_readable_as_log(&metadata) {
             notices.say(entry.path(), kind);
@@ -183,13 +195,16 @@ fn look(
 
 fn unseen(error: &walkdir::Error, scan: &mut Scan, notices: &mut Notices) {
     let Some(path) = error.path() else { return };
-    let absent = error
-        .io_error()
-        .is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound);
-    if !absent {
+    if !is_absent(error) {
         notices.say(path, "directory cannot be read");
         scan.unseen.push(path.to_path_buf());
     }
+}
+
+fn is_absent(error: &walkdir::Error) -> bool {
+    error
+        .io_error()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
 fn not_readable_as_log(metadata: &Metadata) -> Option<&'static str> {
@@ -210,14 +225,36 @@ fn not_readable_as_log(metadata: &Metadata) -> Option<&'static str> {
 /// What was said about which path, so that it is said once and again only after it changed.
 #[derive(Debug, Default)]
 pub struct Notices {
+    silent: bool,
     said: HashSet<(PathBuf, &'static str)>,
     now: HashSet<(PathBuf, &'static str)>,
 }
 
 impl Notices {
+    /// Notices that are kept and not logged.
+    #[must_use]
+    pub fn silent() -> Self {
+        Self {
+            silent: true,
+            ..Self::default()
+        }
+    }
+
+    /// What the last scan passed over, and why, in the order of the paths.
+    #[must_use]
+    pub fn passed_over(&self) -> Vec<(&Path, &'static str)> {
+        let mut notices: Vec<_> = self
+            .said
+            .iter()
+            .map(|(path, what)| (&**path, *what))
+            .collect();
+        notices.sort_unstable();
+        notices
+    }
+
     fn say(&mut self, path: &Path, what: &'static str) {
         let notice = (path.to_path_buf(), what);
-        if !self.said.contains(&notice) && !self.now.contains(&notice) {
+        if !self.silent && !self.said.contains(&notice) && !self.now.contains(&notice) {
             warn!(path = ?path, reason = what, "path passed over");
         }
         self.now.insert(notice);
