@@ -2,6 +2,8 @@
 //! every problem found at once.
 
 pub mod raw;
+#[cfg(test)]
+mod shipped;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -11,7 +13,7 @@ use std::time::Duration;
 
 use crate::amqp::arguments::{self, grows_without_end, judge};
 use crate::amqp::{self, Address, Argument, QueueKind};
-use crate::tail::discover::{Pattern, Selection};
+use crate::tail::discover::{Pattern, PatternError, Selection};
 use raw::{Document, Problem, Spot, Table};
 
 /// Longest name of a source: it travels in every message.
@@ -271,19 +273,19 @@ fn source(
         problems,
     );
     let name = table.string("name", problems);
-    let globs = match globs {
-        Some(globs) if !globs.is_empty() => globs,
-        Some(_) => {
-            let problem = table.problem_of("include", "no file can match".to_owned());
-            problems.push(problem.advise(EXAMPLE.to_owned()));
-            return None;
-        }
-        None => {
-            let problem = table.problem("a [[source]] without `include`".to_owned());
-            problems.push(problem.advise(EXAMPLE.to_owned()));
-            return None;
-        }
+    let missing = if !table.has("include") {
+        Some("a [[source]] without `include`")
+    } else if table.is_empty_list("include") {
+        Some("`include` is empty: no file can match")
+    } else {
+        None
     };
+    if let Some(text) = missing {
+        let problem = table.problem_of("include", text.to_owned());
+        problems.push(problem.advise(EXAMPLE.to_owned()));
+    }
+    // What else can be wrong with it has been told.
+    let globs = globs.filter(|globs| !globs.is_empty())?;
     let name = match name {
         Some(spot) if spot.value.is_empty() => {
             problems.push(spot.problem("a source's name must not be empty".to_owned()));
@@ -313,8 +315,9 @@ fn patterns(globs: &[Spot<String>], problems: &mut Vec<Problem>) -> Vec<Pattern>
         Ok(pattern) => Some(pattern),
         Err(error) => {
             let problem = spot.problem(format!("not a glob: {error}"));
-            let advice = "`*?[]{}\\` are special; write `[[]` for a plain `[`";
-            problems.push(problem.advise(advice.to_owned()));
+            let advice = matches!(error, PatternError::Glob(_))
+                .then(|| "`*?[]{}\\` are special; write `[[]` for a plain `[`".to_owned());
+            problems.push(problem.advise(advice));
             None
         }
     };
@@ -390,9 +393,10 @@ fn broker(
         problems,
     );
     let queues = queues(table, problems);
-    if queues.iter().all(|queue| !queue.required) {
-        problems
-            .push(table.problem("no queue is required: nothing would be waited for".to_owned()));
+    if !queues.is_empty() && queues.iter().all(|queue| !queue.required) {
+        let problem = table.problem("no queue is required: nothing would be waited for".to_owned());
+        let advice = "leave `required` out for at least one of them";
+        problems.push(problem.advise(advice.to_owned()));
     }
     let settings = amqp::Settings {
         addresses,
@@ -418,8 +422,9 @@ fn addresses(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> Vec<Address>
     let Some(urls) = table.strings("urls", problems) else {
         return default.parse().into_iter().collect();
     };
-    if urls.is_empty() {
-        let problem = table.problem_of("urls", "no broker to publish to".to_owned());
+    if table.is_empty_list("urls") {
+        let text = "`urls` is empty: no broker to publish to";
+        let problem = table.problem_of("urls", text.to_owned());
         problems.push(problem.advise(format!("for example urls = [\"{default}\"]")));
     }
     let parse = |spot: &Spot<String>| match spot.value.parse() {
@@ -428,7 +433,7 @@ fn addresses(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> Vec<Address>
             // Its line is not shown: it may hold a password.
             let problem = spot.secret_problem(format!("not a broker's address: {error}"));
             problems.push(problem.advise(
-                "in user, password and virtual host, special characters are written %XX: @ is %40, / is %2f"
+                "in user, password and virtual host, special characters are written %XX: @ is %40, / is %2f, # is %23, ? is %3f"
                     .to_owned(),
             ));
             None
@@ -436,6 +441,12 @@ fn addresses(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> Vec<Address>
     };
     urls.iter().filter_map(parse).collect()
 }
+
+const KINDS: &[(&str, QueueKind)] = &[
+    ("quorum", QueueKind::Quorum),
+    ("classic", QueueKind::Classic),
+    ("stream", QueueKind::Stream),
+];
 
 fn queues(broker: &mut Table<'_>, problems: &mut Vec<Problem>) -> Vec<amqp::Queue> {
     let mut names = HashSet::new();
@@ -454,13 +465,8 @@ fn queues(broker: &mut Table<'_>, problems: &mut Vec<Problem>) -> Vec<amqp::Queu
     }
     let mut queues = Vec::new();
     for mut table in tables {
-        let kinds = [
-            ("quorum", QueueKind::Quorum),
-            ("classic", QueueKind::Classic),
-            ("stream", QueueKind::Stream),
-        ];
         let kind = table
-            .choice("type", &kinds, problems)
+            .choice("type", KINDS, problems)
             .unwrap_or(QueueKind::Quorum);
         let required = table.boolean("required", problems).unwrap_or(true);
         let arguments = table.scalars("arguments", problems);
@@ -512,6 +518,14 @@ fn take_arguments(
         let name = name.value.clone();
         queue.arguments.insert(name, value.value.clone());
     }
+    // Judged as the type that was meant.
+    let mut judged = queue.clone();
+    if let Some((_, value)) = arguments.iter().find(|(name, _)| of_type(name))
+        && let Argument::Text(text) = &value.value
+        && let Some((_, kind)) = KINDS.iter().find(|(word, _)| word == text)
+    {
+        judged.kind = *kind;
+    }
     for (name, value) in arguments {
         if of_type(name) {
             let problem = name.problem("a queue's type is not an argument here".to_owned());
@@ -523,7 +537,7 @@ fn take_arguments(
             continue;
         }
         check_name(name, problems);
-        let Some(finding) = judge(queue, &name.value) else {
+        let Some(finding) = judge(&judged, &name.value) else {
             continue;
         };
         let known = arguments::names();

@@ -180,7 +180,7 @@ pub fn judge(queue: &Queue, name: &str) -> Option<Finding> {
             refused: true,
             of_value: true,
             text: format!("`{name}` is {wanted}"),
-            advice: String::new(),
+            advice: unquoted(&rule.value, value).unwrap_or_default(),
         });
     }
     if name == "x-dead-letter-routing-key"
@@ -306,6 +306,19 @@ impl std::fmt::Display for Value {
             Self::Any => Ok(()),
         }
     }
+}
+
+/// What was probably meant by a text where none belongs.
+fn unquoted(wanted: &Value, value: &Argument) -> Option<String> {
+    let Argument::Text(text) = value else {
+        return None;
+    };
+    let meant = match wanted {
+        Value::Whole(..) => text.parse::<i64>().ok()?.to_string(),
+        Value::Boolean => "true or false".to_owned(),
+        _ => return None,
+    };
+    Some(format!("write {meant}, without quotes"))
 }
 
 fn is_age(text: &str) -> bool {

@@ -218,7 +218,7 @@ impl SourceText {
 
 /// Whether a broker's address may stand in this line, also one with a mistake in it.
 fn may_hold_password(line: &str) -> bool {
-    ["://", "amqp:", "amqps:", "urls"]
+    ["://", "amqp:", "amqps:"]
         .iter()
         .any(|sign| line.contains(sign))
         || line.contains('@') && line.contains(':')
@@ -292,9 +292,16 @@ impl Document {
         problems: &mut Vec<Problem>,
     ) -> Option<Table<'a>> {
         let (table, errors) = DeTable::parse_recoverable(&self.source.text);
+        let mut lines = HashSet::new();
         for error in &errors {
             let span = error.span().unwrap_or_default();
-            problems.push(self.source.problem(span, error.message().to_owned(), true));
+            let problem = self.source.problem(span, error.message().to_owned(), true);
+            let advice = (error.message() == "duplicate key")
+                .then(|| "it stands above already: keep one of them".to_owned());
+            // What else is wrong with a line follows from the first thing, as a rule.
+            if lines.insert(problem.order().0) {
+                problems.push(problem.advise(advice));
+            }
         }
         errors.is_empty().then(|| Table {
             source: Arc::clone(&self.source),
@@ -320,6 +327,19 @@ impl<'a> Table<'a> {
     #[must_use]
     pub fn problem(&self, text: String) -> Problem {
         self.source.problem(self.span.clone(), text, true)
+    }
+
+    /// Whether `key` stands here, whatever its value.
+    #[must_use]
+    pub fn has(&self, key: &str) -> bool {
+        self.entries.contains_key(key)
+    }
+
+    /// Whether `key` is a list with nothing in it, not even something wrong.
+    #[must_use]
+    pub fn is_empty_list(&self, key: &str) -> bool {
+        let value = self.entries.get(key).map(Spanned::get_ref);
+        matches!(value, Some(DeValue::Array(items)) if items.is_empty())
     }
 
     /// A problem with the value of `key`, or with the table where there is none.
@@ -448,12 +468,15 @@ impl<'a> Table<'a> {
     /// A length of time: `"250ms"`, `"5s"`, `"7d"`.
     pub fn duration(&mut self, key: &str, problems: &mut Vec<Problem>) -> Option<Spot<Duration>> {
         let spot = self.take(key)?;
-        if let Some(number) = whole_number(&spot.value).filter(|number| *number >= 0) {
-            let advice = format!("write \"{number}s\" or \"{number}ms\"");
-            problems.push(
-                spot.problem("a duration needs a unit".to_owned())
-                    .advise(advice),
-            );
+        if let Some(number) = whole_number(&spot.value) {
+            let problem = if number < 0 {
+                let problem = spot.problem(format!("`{key}` must not be negative"));
+                problem.advise(DURATIONS.to_owned())
+            } else {
+                let problem = spot.problem("a duration needs a unit".to_owned());
+                problem.advise(format!("write \"{number}s\" or \"{number}ms\""))
+            };
+            problems.push(problem);
             return None;
         }
         if !spot.value.is_str() {
@@ -480,7 +503,12 @@ impl<'a> Table<'a> {
             }) => entries.clone(),
             Some(spot) => {
                 let problem = wrong_type(spot, "a table");
-                problems.push(problem.advise(format!("write [{key}] above its keys")));
+                let advice = if spot.value.is_array() {
+                    format!("write [{key}], with one bracket")
+                } else {
+                    format!("write [{key}] above its keys")
+                };
+                problems.push(problem.advise(advice));
                 DeTable::new()
             }
             None => DeTable::new(),
@@ -583,8 +611,12 @@ impl<'a> Table<'a> {
         for (key, _) in &self.entries {
             if key.get_ref() != allowed {
                 let problem = self.source.problem(key.span(), text.to_owned(), true);
-                problems
-                    .push(problem.advise(format!("move it to the main file: {}", key.get_ref())));
+                let advice = if SOURCE.contains(&&**key.get_ref()) {
+                    "write [[source]] above it"
+                } else {
+                    "it belongs into the main file"
+                };
+                problems.push(problem.advise(advice.to_owned()));
             }
         }
     }
@@ -603,7 +635,14 @@ fn wrong_type(spot: &Spot<DeValue<'_>>, wanted: &str) -> Problem {
         DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a table",
     };
+    let quoted = spot.value.is_str();
+    let advice = match wanted {
+        "a text in quotes" if !quoted => Some("write it in quotes"),
+        "true or false" | "a whole number" if quoted => Some("write it without quotes"),
+        _ => None,
+    };
     spot.problem(format!("expected {wanted}, found {found}"))
+        .advise(advice.map(str::to_owned))
 }
 
 /// The only table that has a key of this name.

@@ -33,6 +33,9 @@ impl Pattern {
     /// # Errors
     /// The glob's syntax is wrong, or there is no current directory.
     pub fn parse(glob: &str) -> Result<Self, PatternError> {
+        if glob.is_empty() {
+            return Err(PatternError::Empty);
+        }
         let absolute = std::path::absolute(glob).map_err(PatternError::Relative)?;
         let text = absolute.to_str().ok_or(PatternError::Empty)?;
         let matcher = GlobBuilder::new(text)
@@ -61,6 +64,12 @@ impl Pattern {
             matcher,
             depth,
         })
+    }
+
+    /// The directory below which files are looked for.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.fixed
     }
 
     /// The glob, made absolute.
