@@ -546,6 +546,7 @@ fn take_arguments(
             Some(near) if !arguments::names().any(|known| known == name.value) => {
                 format!("did you mean `{near}`?")
             }
+            _ if finding.advice.is_empty() => in_digits(&value.value).unwrap_or_default(),
             _ => finding.advice,
         };
         let problem = if finding.of_value {
@@ -559,6 +560,17 @@ fn take_arguments(
         } else {
             problem.as_warning()
         });
+    }
+}
+
+/// RabbitMQ takes numbers alone; fantail's own sizes may be written otherwise.
+fn in_digits(value: &Argument) -> Option<String> {
+    match value {
+        Argument::Text(text) => {
+            let bytes = raw::parse_size(text)?;
+            Some(format!("write {bytes}, without quotes"))
+        }
+        Argument::Integer(_) | Argument::Boolean(_) => None,
     }
 }
 

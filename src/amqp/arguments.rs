@@ -180,7 +180,7 @@ pub fn judge(queue: &Queue, name: &str) -> Option<Finding> {
             refused: true,
             of_value: true,
             text: format!("`{name}` is {wanted}"),
-            advice: unquoted(&rule.value, value).unwrap_or_default(),
+            advice: meant(&rule.value, value).unwrap_or_default(),
         });
     }
     if name == "x-dead-letter-routing-key"
@@ -308,17 +308,17 @@ impl std::fmt::Display for Value {
     }
 }
 
-/// What was probably meant by a text where none belongs.
-fn unquoted(wanted: &Value, value: &Argument) -> Option<String> {
+/// What to write instead of a text that does not fit.
+fn meant(wanted: &Value, value: &Argument) -> Option<String> {
     let Argument::Text(text) = value else {
         return None;
     };
-    let meant = match wanted {
-        Value::Whole(..) => text.parse::<i64>().ok()?.to_string(),
-        Value::Boolean => "true or false".to_owned(),
-        _ => return None,
-    };
-    Some(format!("write {meant}, without quotes"))
+    let upper = text.to_uppercase();
+    match wanted {
+        Value::Boolean => Some("write true or false, without quotes".to_owned()),
+        Value::Age if is_age(&upper) => Some(format!("write {upper:?}")),
+        _ => None,
+    }
 }
 
 fn is_age(text: &str) -> bool {

@@ -21,7 +21,7 @@ use super::topology::{
     ACCESS_REFUSED, Answer, NOT_FOUND, PRECONDITION_FAILED, declare_exchange, declare_queue,
     on_channel,
 };
-use super::{Failure, FailureKind, Queue, Settings, Topology};
+use super::{Failure, FailureKind, Queue, QueueKind, Settings, Topology};
 
 /// What was found.
 #[derive(Debug)]
@@ -50,8 +50,8 @@ pub struct Refusal {
     pub kind: RefusalKind,
     /// What happened.
     pub text: String,
-    /// What to do.
-    pub advice: &'static str,
+    /// What to do, where that is known.
+    pub advice: Option<&'static str>,
 }
 
 /// What a refusal means.
@@ -81,6 +81,8 @@ pub struct Found {
 pub struct QueueFound {
     /// Itself.
     pub state: State,
+    /// What it is on the broker, as far as that was told.
+    pub kind: QueueKind,
     /// Ready messages and consumers, where it is there.
     pub counts: Option<(u32, u32)>,
 }
@@ -167,7 +169,7 @@ fn unreachable(text: String, advice: &'static str) -> Refusal {
     Refusal {
         kind: RefusalKind::Unreachable,
         text,
-        advice,
+        advice: (!advice.is_empty()).then_some(advice),
     }
 }
 
@@ -206,20 +208,24 @@ fn not_let_in(failure: &Failure) -> Refusal {
         Refusal {
             kind: RefusalKind::Login,
             text,
-            advice: "user or password are wrong; guest may log in from the broker's own host only",
+            advice: Some(
+                "user or password are wrong; guest may log in from the broker's own host only",
+            ),
         }
     } else if not_allowed && text.contains("refused for user") {
         Refusal {
             kind: RefusalKind::Login,
             text,
-            advice: "give the user rights there: rabbitmqctl set_permissions -p VHOST USER …",
+            advice: Some("give the user rights: rabbitmqctl set_permissions -p VHOST USER …"),
         }
     } else if not_allowed && text.contains("not found") {
         Refusal {
             kind: RefusalKind::NoVirtualHost,
             text,
-            advice: "fantail makes no virtual hosts: rabbitmqctl add_vhost VHOST; in an address the \
-                     virtual host `/` is written %2f",
+            advice: Some(
+                "fantail makes no virtual hosts: rabbitmqctl add_vhost VHOST; in an address the \
+                 virtual host `/` is written %2f",
+            ),
         }
     } else {
         unreachable(text, "")
@@ -289,7 +295,15 @@ async fn queue_found(
         Answer::No(NOT_FOUND, _) => queue_absent(connection, queue, topology).await?,
         Answer::No(_, text) => State::Unusable(text),
     };
-    Ok(QueueFound { state, counts })
+    let kind = match &state {
+        State::Differs(difference) => kind_there(difference).unwrap_or(queue.kind),
+        _ => queue.kind,
+    };
+    Ok(QueueFound {
+        state,
+        kind,
+        counts,
+    })
 }
 
 async fn queue_absent(
@@ -384,6 +398,15 @@ fn difference(text: &str) -> String {
         ))
     };
     parsed().unwrap_or_else(|| text.to_owned())
+}
+
+/// The type that is on the broker, out of what [`difference`] made.
+fn kind_there(difference: &str) -> Option<QueueKind> {
+    let told = difference.strip_prefix("x-queue-type: ")?;
+    let kinds = [QueueKind::Quorum, QueueKind::Classic, QueueKind::Stream];
+    kinds
+        .into_iter()
+        .find(|kind| told.ends_with(&format!(" {} on the broker", kind.as_str())))
 }
 
 async fn look_for(channel: &Channel, queue: &Queue) -> Result<(u32, u32), Error> {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::Failure;
 use super::access::{self, User};
-use super::page::{Page, Tone, bytes, counted, escaped, shown};
+use super::page::{Page, Row, Tone, bytes, counted, escaped, shown};
 use crate::amqp::arguments::limited_by_default;
 use crate::amqp::examine::{Asked, Examination, Found, RefusalKind, State, examine};
 use crate::amqp::{Queue, QueueKind, Topology};
@@ -117,7 +117,7 @@ fn source(config: &Config, index: usize, scan: &Scan, user: &User, most: usize, 
         match size(found) {
             Ok(size) => {
                 total += size;
-                readable.push((vec![shown(&found.path)], Tone::Plain, bytes(size)));
+                readable.push(Row::new(vec![shown(&found.path)], Tone::Plain, bytes(size)));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
@@ -125,7 +125,7 @@ fn source(config: &Config, index: usize, scan: &Scan, user: &User, most: usize, 
                     io::ErrorKind::PermissionDenied => access::of_file(&found.path, user),
                     _ => error.to_string(),
                 };
-                unreadable.push((vec![shown(&found.path)], Tone::Bad, why));
+                unreadable.push(Row::new(vec![shown(&found.path)], Tone::Bad, why));
             }
         }
     }
@@ -175,18 +175,14 @@ fn nothing_matches(selection: &discover::Selection, page: &mut Page) {
             Err(error) => format!("{}: {error}", shown(directory)),
         }
     };
-    let row = |pattern| {
-        (
-            vec![escaped(discover::Pattern::glob(pattern))],
-            Tone::Doubtful,
-            why(pattern),
-        )
+    let row = |pattern: &discover::Pattern| {
+        Row::new(vec![escaped(pattern.glob())], Tone::Doubtful, why(pattern))
     };
     let rows: Vec<_> = selection.include.iter().map(row).collect();
     page.rows(4, &rows);
 }
 
-fn some_rows(mut rows: Vec<(Vec<String>, Tone, String)>, most: usize, page: &mut Page) {
+fn some_rows(mut rows: Vec<Row>, most: usize, page: &mut Page) {
     let more = rows.len().saturating_sub(most);
     rows.truncate(most);
     page.rows(4, &rows);
@@ -208,11 +204,8 @@ fn passed_over(notices: &Notices, user: &User, most: usize, page: &mut Page) {
             (Err(_), "cannot be reached") => format!(": {}", access::of_file(path, user)),
             _ => String::new(),
         };
-        (
-            vec![shown(path)],
-            Tone::Doubtful,
-            format!("{reason}{advice}"),
-        )
+        let told = format!("{reason}{advice}");
+        Row::new(vec![shown(path)], Tone::Doubtful, told)
     };
     let rows: Vec<_> = notices.passed_over().iter().map(told).collect();
     if !rows.is_empty() {
@@ -226,25 +219,19 @@ fn brokers(asked: &[Asked], page: &mut Page) {
     page.line(Tone::Heading, "broker");
     let row = |asked: &Asked| {
         let product = escaped(asked.product.as_deref().unwrap_or("an AMQP broker"));
-        let (tone, told) = match &asked.refusal {
-            None => (Tone::Good, format!("{product} answers")),
-            Some(refusal) => {
-                let text = escaped(&refusal.text);
-                let text = match refusal.kind {
-                    RefusalKind::Unreachable => format!("cannot be used: {text}"),
-                    RefusalKind::Login => format!("{product} refuses the login: {text}"),
-                    RefusalKind::NoVirtualHost => {
-                        format!("{product} has no such virtual host: {text}")
-                    }
-                };
-                (Tone::Bad, format!("{text}\n{}", refusal.advice))
-            }
+        let cells = vec![escaped(&asked.address)];
+        let Some(refusal) = &asked.refusal else {
+            return Row::new(cells, Tone::Good, format!("{product} answers"));
         };
-        (
-            vec![escaped(&asked.address)],
-            tone,
-            told.trim_end().to_owned(),
-        )
+        let text = escaped(&refusal.text);
+        let told = match refusal.kind {
+            RefusalKind::Unreachable => format!("cannot be used: {text}"),
+            RefusalKind::Login => format!("{product} refuses the login: {text}"),
+            RefusalKind::NoVirtualHost => format!("{product} has no such virtual host: {text}"),
+        };
+        let mut row = Row::new(cells, Tone::Bad, told);
+        row.notes.extend(refusal.advice.map(str::to_owned));
+        row
     };
     let rows: Vec<_> = asked.iter().map(row).collect();
     page.rows(2, &rows);
@@ -253,30 +240,35 @@ fn brokers(asked: &[Asked], page: &mut Page) {
 /// What is there.
 fn objects(asked: &Asked, found: &Found, topology: &Topology, page: &mut Page) {
     page.line(Tone::Heading, &format!("on {}", escaped(&asked.address)));
-    let first =
-        |what: &str, name: &str, kind: &str| vec![what.to_owned(), escaped(name), kind.to_owned()];
-    let (tone, mut told) = state(&found.exchange, "exchange", topology.declare);
-    if let Some(text) = &found.publish_refused {
-        told = format!("{told}\nthis user may not publish to it: {}", escaped(text));
-    }
-    let tone = if found.publish_refused.is_some() {
-        Tone::Bad
-    } else {
-        tone
+    let row = |what: &str, name: &str, kind: &str, found: &State| {
+        let (tone, told, advice) = state(found, what, topology.declare);
+        let cells = vec![what.to_owned(), escaped(name), kind.to_owned()];
+        let mut row = Row::new(cells, tone, told);
+        row.notes.extend(advice);
+        row
     };
-    let mut rows = vec![(first("exchange", &topology.exchange, "fanout"), tone, told)];
+    let mut exchange = row("exchange", &topology.exchange, "fanout", &found.exchange);
+    if let Some(text) = &found.publish_refused {
+        exchange.tone = Tone::Bad;
+        exchange.notes.push(format!(
+            "this user may not publish to it: {}",
+            escaped(text)
+        ));
+    }
+    let mut rows = vec![exchange];
     for (queue, there) in topology.queues.iter().zip(&found.queues) {
-        let (tone, mut told) = state(&there.state, "queue", topology.declare);
+        let mut row = row("queue", &queue.name, queue.kind.as_str(), &there.state);
         if let Some((messages, consumers)) = there.counts {
             let messages = counted(messages.try_into().unwrap_or(usize::MAX), "message");
             let consumers = counted(consumers.try_into().unwrap_or(usize::MAX), "consumer");
-            told = format!("{told}\n{messages}, {consumers}");
+            row.notes.push(format!("{messages}, {consumers}"));
         }
-        told = format!("{told}\n{}", confirm_means(queue.kind));
+        row.notes.push(confirm_means(there.kind).to_owned());
         if !queue.required {
-            told.push_str("\nnot required: it is not waited for");
+            row.notes
+                .push("not required: it is not waited for".to_owned());
         }
-        rows.push((first("queue", &queue.name, queue.kind.as_str()), tone, told));
+        rows.push(row);
     }
     page.rows(2, &rows);
     page.line(
@@ -285,39 +277,39 @@ fn objects(asked: &Asked, found: &Found, topology: &Topology, page: &mut Page) {
     );
 }
 
-fn state(state: &State, what: &str, declare: bool) -> (Tone, String) {
-    match state {
-        State::Same => (Tone::Good, "there, as configured".to_owned()),
+/// What a state is called, and what to do about it.
+fn state(state: &State, what: &str, declare: bool) -> (Tone, String, Option<String>) {
+    let (tone, told, advice) = match state {
+        State::Same => (Tone::Good, "there, as configured".to_owned(), None),
         State::NotCompared => {
             let text = "there; not compared: this user has no right to configure it";
-            (Tone::Plain, text.to_owned())
+            (Tone::Plain, text.to_owned(), None)
         }
         State::Differs(text) => {
             let advice = format!(
                 "it cannot be changed: change the configuration, or delete the {what} on the broker"
             );
-            (
-                Tone::Bad,
-                format!("there, differs: {}\n{advice}", escaped(text)),
-            )
+            let text = format!("there, differs: {}", escaped(text));
+            (Tone::Bad, text, Some(advice))
         }
-        State::Unusable(text) => (
-            Tone::Bad,
-            format!("there, cannot be used: {}", escaped(text)),
-        ),
-        State::Absent(None) if declare => (Tone::Plain, "absent; fantail run makes it".to_owned()),
+        State::Unusable(text) => {
+            let text = format!("there, cannot be used: {}", escaped(text));
+            (Tone::Bad, text, None)
+        }
+        State::Absent(None) if declare => {
+            (Tone::Plain, "absent; fantail run makes it".to_owned(), None)
+        }
         State::Absent(None) => {
             let text = "absent, and not made with declare = \"never\": make it first";
-            (Tone::Bad, text.to_owned())
+            (Tone::Bad, text.to_owned(), None)
         }
         State::Absent(Some(text)) => {
             let advice = "give the user the right, or make and bind it yourself";
-            (
-                Tone::Bad,
-                format!("absent, and may not be made: {}\n{advice}", escaped(text)),
-            )
+            let text = format!("absent, and may not be made: {}", escaped(text));
+            (Tone::Bad, text, Some(advice.to_owned()))
         }
-    }
+    };
+    (tone, told, advice)
 }
 
 fn confirm_means(kind: QueueKind) -> &'static str {

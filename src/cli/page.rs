@@ -15,6 +15,25 @@ pub(super) enum Tone {
     Heading,
 }
 
+/// A line of a table: cells, then what is said of them, then notes below that.
+pub(super) struct Row {
+    pub(super) cells: Vec<String>,
+    pub(super) tone: Tone,
+    pub(super) told: String,
+    pub(super) notes: Vec<String>,
+}
+
+impl Row {
+    pub(super) fn new(cells: Vec<String>, tone: Tone, told: impl Into<String>) -> Self {
+        Self {
+            cells,
+            tone,
+            told: told.into(),
+            notes: Vec::new(),
+        }
+    }
+}
+
 /// Text for stdout.
 pub(super) struct Page {
     text: String,
@@ -41,31 +60,25 @@ impl Page {
         self.text.push('\n');
     }
 
-    /// Rows below each other: columns as wide as their widest cell, the last one in a tone. A cell
-    /// of several lines goes on below itself.
-    pub(super) fn rows(&mut self, indent: usize, rows: &[(Vec<String>, Tone, String)]) {
-        let columns = rows
-            .iter()
-            .map(|(cells, ..)| cells.len())
-            .max()
-            .unwrap_or(0);
+    /// Rows below each other, columns as wide as their widest cell.
+    pub(super) fn rows(&mut self, indent: usize, rows: &[Row]) {
+        let columns = rows.iter().map(|row| row.cells.len()).max().unwrap_or(0);
         let width = |column: usize| {
-            let cells = rows.iter().filter_map(|(cells, ..)| cells.get(column));
+            let cells = rows.iter().filter_map(|row| row.cells.get(column));
             cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
-        for (cells, tone, last) in rows {
+        for row in rows {
             let mut line = " ".repeat(indent);
-            for (cell, width) in cells.iter().zip(&widths) {
+            for (cell, width) in row.cells.iter().zip(&widths) {
                 let _ = write!(line, "{cell:width$}  ");
             }
-            let mut margin = line.chars().count();
-            for part in last.lines().chain(last.is_empty().then_some("")) {
-                line.push_str(&self.toned(*tone, part));
-                self.text.push_str(line.trim_end());
-                self.text.push('\n');
-                line = " ".repeat(margin);
-                margin = line.len();
+            let margin = " ".repeat(line.chars().count());
+            line.push_str(&self.toned(row.tone, &row.told));
+            self.text.push_str(line.trim_end());
+            self.text.push('\n');
+            for note in &row.notes {
+                let _ = writeln!(self.text, "{margin}{note}");
             }
         }
     }

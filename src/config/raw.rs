@@ -638,7 +638,8 @@ fn wrong_type(spot: &Spot<DeValue<'_>>, wanted: &str) -> Problem {
     let quoted = spot.value.is_str();
     let advice = match wanted {
         "a text in quotes" if !quoted => Some("write it in quotes"),
-        "true or false" | "a whole number" if quoted => Some("write it without quotes"),
+        "true or false" if quoted => Some("write true or false, without quotes"),
+        "a whole number" if quoted => Some("write digits, without quotes"),
         _ => None,
     };
     spot.problem(format!("expected {wanted}, found {found}"))
@@ -727,7 +728,8 @@ fn split_unit(text: &str) -> Option<(u64, &str)> {
     Some((number, text[digits..].trim_start()))
 }
 
-fn parse_size(text: &str) -> Option<u64> {
+/// Bytes, from `"64KiB"` and the like.
+pub fn parse_size(text: &str) -> Option<u64> {
     let (number, unit) = split_unit(text)?;
     let factor: u64 = match unit {
         "" | "B" => 1,

@@ -182,7 +182,8 @@ fn a_broker_that_is_not_reached_is_69_with_what_probably_is_there() {
     checked(Config::new(&url(free_port())), &["--connect"])
         .assert(69, &["cannot be used: nothing listens there"]);
     for (answer, text) in [
-        (Some(&b"\x15\x03\x03\x00\x02\x02\x0a"[..]), "answers in TLS"),
+        // As RabbitMQ 3.10.8 answers on its TLS port.
+        (Some(&b"\x15\x03\x01\x00\x02\x02\x0a"[..]), "answers in TLS"),
         (Some(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "no AMQP broker"),
         (Some(b"AMQP\x00\x01\x00\x00"), "another version of AMQP"),
         (Some(b"SSH-2.0-OpenSSH_9.2\r\n"), "answers, but not in AMQP"),
@@ -296,6 +297,7 @@ fn what_differs_is_named_and_is_1() {
             "alerting",
             "differs: x-queue-type: quorum configured, classic on the broker",
         ),
+        ("alerting", "confirmed means: written, not fsynced"),
         ("search", "there, as configured"),
         ("search", "replicated, not fsynced"),
     ] {
