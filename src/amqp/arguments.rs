@@ -1,7 +1,7 @@
 //! What RabbitMQ makes of a queue's arguments, known before a broker is asked: what it refuses,
 //! what it ignores, and what costs lines that were confirmed.
 //!
-//! Sources of [`RULES`], for RabbitMQ 3.10 to 4.1. The columns: `capabilities/0` (`queue_arguments`)
+//! Sources of the table, for RabbitMQ 3.10 to 4.1. The columns: `capabilities/0` (`queue_arguments`)
 //! of rabbit_quorum_queue.erl, rabbit_classic_queue.erl and rabbit_stream_queue.erl; an argument
 //! that another type lists and this one does not is refused by `check_arguments_key/4` of
 //! rabbit_amqqueue.erl. The values: `declare_args/0` there, and `check_max_segment_size_bytes/1` of

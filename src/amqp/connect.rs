@@ -60,9 +60,15 @@ fn without_address(mut words: String) -> NotAnAddress {
 }
 
 impl Address {
-    /// Where it is.
+    /// Where it is; an IPv6 address without its brackets.
     pub(super) fn host_and_port(&self) -> (&str, u16) {
-        (&self.0.authority.host, self.0.authority.port)
+        let host = self.0.authority.host.trim_matches(['[', ']']);
+        (host, self.0.authority.port)
+    }
+
+    /// Whether TLS is spoken there.
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.0.scheme == AMQPScheme::AMQPS
     }
 }
 

@@ -3,9 +3,10 @@
 //!
 //! Nothing is made. What exists is found by passive declares, which need no rights. Only what exists
 //! is then declared actively, because the broker's refusal names the first argument that differs.
+//! (What somebody deletes between the two would be made; AMQP has no declare that cannot.)
 //! Rights are asked for by requests that no RabbitMQ grants: it looks at the right first (403) and
-//! then at an argument or property that is never valid (406); measured on 3.10.8, and the order is
-//! that of rabbit_channel.erl in 4.0 too.
+//! then at an argument or property that is never valid (406); measured on 3.10.8; rabbit_channel.erl
+//! has the same order in 4.x.
 
 use std::time::Duration;
 
@@ -109,8 +110,7 @@ pub async fn examine(settings: &Settings) -> Examination {
         found: None,
     };
     for address in &settings.addresses {
-        let (host, port) = address.host_and_port();
-        let greeting = greet(host, port, settings.connect_timeout).await;
+        let greeting = greeting(settings, address).await;
         let mut asked = Asked {
             address: address.to_string(),
             product: None,
@@ -118,7 +118,7 @@ pub async fn examine(settings: &Settings) -> Examination {
         };
         let examined = match greeting {
             Greeting::Broker(product) => {
-                asked.product = Some(product);
+                asked.product = Some(product).filter(|product| !product.is_empty());
                 let look = examination.found.is_none();
                 look_around(settings, address, look).await
             }
@@ -132,6 +132,15 @@ pub async fn examine(settings: &Settings) -> Examination {
         examination.brokers.push(asked);
     }
     examination
+}
+
+/// Whoever speaks TLS is asked for nothing before the connection is there.
+async fn greeting(settings: &Settings, address: &Address) -> Greeting {
+    if address.is_encrypted() {
+        return Greeting::Broker(String::new());
+    }
+    let (host, port) = address.host_and_port();
+    greet(host, port, settings.connect_timeout).await
 }
 
 /// Connects, and looks around if `look`.
