@@ -2,7 +2,10 @@
 //! it is told. Decides nothing about batches. This file and those below it are the only ones that
 //! name the AMQP library.
 
+pub mod arguments;
 pub mod connect;
+pub mod examine;
+mod greeting;
 mod publish;
 mod topology;
 

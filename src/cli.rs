@@ -1,5 +1,8 @@
 //! The command line: one file per command, and what their failures mean to a script.
 
+mod access;
+mod check;
+mod page;
 mod run;
 
 use std::path::PathBuf;
@@ -52,6 +55,16 @@ enum Command {
     /// Runs the agent in the foreground until SIGTERM.
     #[command(after_help = run::EXAMPLES)]
     Run,
+    /// Checks the configuration, and says which files match and which cannot be read.
+    #[command(after_help = check::EXAMPLES)]
+    Check {
+        /// Also ask the broker; nothing is made or changed there.
+        #[arg(long)]
+        connect: bool,
+        /// Show every path, however many there are.
+        #[arg(long)]
+        all: bool,
+    },
 }
 
 /// Runs the command that the arguments name.
@@ -65,6 +78,7 @@ pub fn main() -> ExitCode {
     }
     let done = match arguments.command {
         Command::Run => run::run(&common.config),
+        Command::Check { connect, all } => check::run(&common.config, connect, all),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

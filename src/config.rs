@@ -2,6 +2,8 @@
 //! every problem found at once.
 
 pub mod raw;
+#[cfg(test)]
+mod shipped;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -9,8 +11,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::amqp::arguments::{self, grows_without_end, judge};
 use crate::amqp::{self, Address, Argument, QueueKind};
-use crate::tail::discover::{Pattern, Selection};
+use crate::tail::discover::{Pattern, PatternError, Selection};
 use raw::{Document, Problem, Spot, Table};
 
 /// Longest name of a source: it travels in every message.
@@ -42,6 +45,8 @@ pub struct Config {
     pub check_interval: Duration,
     /// Bytes that may be published and not acknowledged.
     pub max_in_flight: usize,
+    /// What can be used, and is probably not meant.
+    pub warnings: Vec<Problem>,
 }
 
 /// A `[[source]]` block.
@@ -111,9 +116,10 @@ fn load_with(
             problems[first..].sort_by_key(Problem::order);
         }
     }
+    let (warnings, errors): (Vec<_>, Vec<_>) = problems.into_iter().partition(Problem::is_warning);
     match parts.finish() {
-        Some(config) if problems.is_empty() => Ok(config),
-        _ => Err(ConfigError(problems)),
+        Some(config) if errors.is_empty() => Ok(Config { warnings, ..config }),
+        _ => Err(ConfigError(errors)),
     }
 }
 
@@ -124,7 +130,8 @@ fn added_files(path: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
         Err(error) => {
-            problems.push(Problem::of_file(&directory, error.to_string()));
+            let text = format!("cannot be read: {error}");
+            problems.push(Problem::of_file(&directory, text));
             return Vec::new();
         }
     };
@@ -163,6 +170,7 @@ impl Parts {
             broker,
             check_interval,
             max_in_flight,
+            warnings: Vec::new(),
         })
     }
 }
@@ -215,7 +223,7 @@ fn agent(
         .map_or_else(|| "/var/lib/fantail".to_owned(), |spot| spot.value);
     let host = match table.string("host", problems) {
         Some(spot) if spot.value.len() > SHORT_STRING_MAX => {
-            problems.push(spot.problem(format!("longer than {SHORT_STRING_MAX} bytes")));
+            problems.push(too_long(&spot, SHORT_STRING_MAX));
             return None;
         }
         Some(spot) if !spot.value.is_empty() => spot.value,
@@ -238,6 +246,8 @@ fn sources(root: &mut Table<'_>, parts: &mut Parts, problems: &mut Vec<Problem>)
         table.finish(raw::SOURCE, problems);
     }
 }
+
+const EXAMPLE: &str = "for example include = [\"/var/log/app/*.log\"]";
 
 fn source(
     table: &mut Table<'_>,
@@ -263,18 +273,19 @@ fn source(
         problems,
     );
     let name = table.string("name", problems);
-    let globs = match globs {
-        Some(globs) if !globs.is_empty() => globs,
-        Some(_) => {
-            problems.push(table.problem("`include` is empty: no file can match".to_owned()));
-            return None;
-        }
-        None => {
-            let example = "without `include`; for example include = [\"/var/log/app/*.log\"]";
-            problems.push(table.problem(format!("a [[source]] {example}")));
-            return None;
-        }
+    let missing = if !table.has("include") {
+        Some("a [[source]] without `include`")
+    } else if table.is_empty_list("include") {
+        Some("`include` is empty: no file can match")
+    } else {
+        None
     };
+    if let Some(text) = missing {
+        let problem = table.problem_of("include", text.to_owned());
+        problems.push(problem.advise(EXAMPLE.to_owned()));
+    }
+    // What else can be wrong with it has been told.
+    let globs = globs.filter(|globs| !globs.is_empty())?;
     let name = match name {
         Some(spot) if spot.value.is_empty() => {
             problems.push(spot.problem("a source's name must not be empty".to_owned()));
@@ -284,14 +295,12 @@ fn source(
         None => globs[0].with(derived_name(&globs[0].value)),
     };
     if name.value.len() > SOURCE_NAME_MAX {
-        problems.push(name.problem(format!("longer than {SOURCE_NAME_MAX} bytes")));
+        problems.push(too_long(&name, SOURCE_NAME_MAX));
     }
     let shared: Arc<str> = name.value.as_str().into();
     if !names.insert(Arc::clone(&shared)) {
-        problems.push(name.problem(format!(
-            "two sources are called {:?}; give this one another `name`",
-            name.value
-        )));
+        let problem = name.problem(format!("another source is called {:?} too", name.value));
+        problems.push(problem.advise("give this one a `name` of its own".to_owned()));
     }
     Some(Source {
         name: shared,
@@ -305,7 +314,10 @@ fn patterns(globs: &[Spot<String>], problems: &mut Vec<Problem>) -> Vec<Pattern>
     let parse = |spot: &Spot<String>| match Pattern::parse(&spot.value) {
         Ok(pattern) => Some(pattern),
         Err(error) => {
-            problems.push(spot.problem(format!("not a glob: {error}")));
+            let problem = spot.problem(format!("not a glob: {error}"));
+            let advice = matches!(error, PatternError::Glob(_))
+                .then(|| "`*?[]{}\\` are special; write `[[]` for a plain `[`".to_owned());
+            problems.push(problem.advise(advice));
             None
         }
     };
@@ -362,7 +374,7 @@ fn broker(
         let least = Duration::from_millis(least);
         match table.duration(key, problems) {
             Some(spot) if spot.value < least => {
-                problems.push(spot.problem(format!("shorter than {least:?}")));
+                problems.push(spot.problem(format!("too short: at least {least:?}")));
                 least
             }
             Some(spot) => spot.value,
@@ -381,9 +393,10 @@ fn broker(
         problems,
     );
     let queues = queues(table, problems);
-    if queues.iter().all(|queue| !queue.required) {
-        problems
-            .push(table.problem("no queue is required: nothing would be waited for".to_owned()));
+    if !queues.is_empty() && queues.iter().all(|queue| !queue.required) {
+        let problem = table.problem("no queue is required: nothing would be waited for".to_owned());
+        let advice = "leave `required` out for at least one of them";
+        problems.push(problem.advise(advice.to_owned()));
     }
     let settings = amqp::Settings {
         addresses,
@@ -409,19 +422,31 @@ fn addresses(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> Vec<Address>
     let Some(urls) = table.strings("urls", problems) else {
         return default.parse().into_iter().collect();
     };
-    if urls.is_empty() {
-        problems.push(table.problem("`urls` is empty: no broker to publish to".to_owned()));
+    if table.is_empty_list("urls") {
+        let text = "`urls` is empty: no broker to publish to";
+        let problem = table.problem_of("urls", text.to_owned());
+        problems.push(problem.advise(format!("for example urls = [\"{default}\"]")));
     }
     let parse = |spot: &Spot<String>| match spot.value.parse() {
         Ok(address) => Some(address),
         Err(error) => {
             // Its line is not shown: it may hold a password.
-            problems.push(spot.secret_problem(format!("not a broker's address: {error}")));
+            let problem = spot.secret_problem(format!("not a broker's address: {error}"));
+            problems.push(problem.advise(
+                "in user, password and virtual host, special characters are written %XX: @ is %40, / is %2f, # is %23, ? is %3f"
+                    .to_owned(),
+            ));
             None
         }
     };
     urls.iter().filter_map(parse).collect()
 }
+
+const KINDS: &[(&str, QueueKind)] = &[
+    ("quorum", QueueKind::Quorum),
+    ("classic", QueueKind::Classic),
+    ("stream", QueueKind::Stream),
+];
 
 fn queues(broker: &mut Table<'_>, problems: &mut Vec<Problem>) -> Vec<amqp::Queue> {
     let mut names = HashSet::new();
@@ -440,31 +465,41 @@ fn queues(broker: &mut Table<'_>, problems: &mut Vec<Problem>) -> Vec<amqp::Queu
     }
     let mut queues = Vec::new();
     for mut table in tables {
-        let kinds = [
-            ("quorum", QueueKind::Quorum),
-            ("classic", QueueKind::Classic),
-            ("stream", QueueKind::Stream),
-        ];
         let kind = table
-            .choice("type", &kinds, problems)
+            .choice("type", KINDS, problems)
             .unwrap_or(QueueKind::Quorum);
         let required = table.boolean("required", problems).unwrap_or(true);
-        let arguments = arguments(&mut table, problems);
+        let arguments = table.scalars("arguments", problems);
         let name = table.string("name", problems);
         match name {
-            None => problems.push(table.problem("a [[broker.queue]] without `name`".to_owned())),
+            None => {
+                let problem = table.problem("a [[broker.queue]] without `name`".to_owned());
+                problems.push(problem.advise("for example name = \"archive\"".to_owned()));
+            }
             Some(spot) => {
                 check_name(&spot, problems);
                 if !names.insert(spot.value.clone()) {
-                    problems
-                        .push(spot.problem(format!("queue {:?} stands here twice", spot.value)));
+                    problems.push(
+                        spot.problem(format!("another queue is called {:?} too", spot.value)),
+                    );
                 }
-                queues.push(amqp::Queue {
-                    name: spot.value.into(),
+                let mut queue = amqp::Queue {
+                    name: spot.value.as_str().into(),
                     kind,
-                    arguments,
+                    arguments: BTreeMap::new(),
                     required,
-                });
+                };
+                take_arguments(&mut queue, &arguments, problems);
+                if grows_without_end(&queue) {
+                    let problem = spot.problem(
+                        "a stream without retention grows until the disk is full, unless a policy \
+                         limits it"
+                            .to_owned(),
+                    );
+                    let advice = "add arguments = { x-max-age = \"7D\" }, or x-max-length-bytes";
+                    problems.push(problem.advise(advice.to_owned()).as_warning());
+                }
+                queues.push(queue);
             }
         }
         table.finish(raw::QUEUE, problems);
@@ -472,17 +507,76 @@ fn queues(broker: &mut Table<'_>, problems: &mut Vec<Problem>) -> Vec<amqp::Queu
     queues
 }
 
-fn arguments(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> BTreeMap<String, Argument> {
-    let mut arguments = BTreeMap::new();
-    for (name, value) in table.scalars("arguments", problems) {
-        if name.value == "x-queue-type" {
-            problems.push(name.problem("a queue's type is set by `type`".to_owned()));
+/// Takes the arguments into the queue, and judges them as RabbitMQ would.
+fn take_arguments(
+    queue: &mut amqp::Queue,
+    arguments: &[(Spot<String>, Spot<Argument>)],
+    problems: &mut Vec<Problem>,
+) {
+    let of_type = |name: &Spot<String>| name.value == "x-queue-type";
+    for (name, value) in arguments.iter().filter(|(name, _)| !of_type(name)) {
+        let name = name.value.clone();
+        queue.arguments.insert(name, value.value.clone());
+    }
+    // Judged as the type that was meant.
+    let mut judged = queue.clone();
+    if let Some((_, value)) = arguments.iter().find(|(name, _)| of_type(name))
+        && let Argument::Text(text) = &value.value
+        && let Some((_, kind)) = KINDS.iter().find(|(word, _)| word == text)
+    {
+        judged.kind = *kind;
+    }
+    for (name, value) in arguments {
+        if of_type(name) {
+            let problem = name.problem("a queue's type is not an argument here".to_owned());
+            let kind = match &value.value {
+                Argument::Text(kind) => kind,
+                _ => "quorum",
+            };
+            problems.push(problem.advise(format!("write type = {kind:?} beside `name`")));
             continue;
         }
-        check_name(&name, problems);
-        arguments.insert(name.value, value);
+        check_name(name, problems);
+        let Some(finding) = judge(&judged, &name.value) else {
+            continue;
+        };
+        let known = arguments::names();
+        let near = raw::nearest(&name.value, known).filter(|near| *near != name.value);
+        let advice = match near {
+            Some(near) if !arguments::names().any(|known| known == name.value) => {
+                format!("did you mean `{near}`?")
+            }
+            _ if finding.advice.is_empty() => in_digits(&value.value).unwrap_or_default(),
+            _ => finding.advice,
+        };
+        let problem = if finding.of_value {
+            value.problem(finding.text)
+        } else {
+            name.problem(finding.text)
+        };
+        let problem = problem.advise((!advice.is_empty()).then_some(advice));
+        problems.push(if finding.refused {
+            problem
+        } else {
+            problem.as_warning()
+        });
     }
-    arguments
+}
+
+/// RabbitMQ takes numbers alone; fantail's own sizes may be written otherwise.
+fn in_digits(value: &Argument) -> Option<String> {
+    match value {
+        Argument::Text(text) => {
+            let bytes = raw::parse_size(text)?;
+            Some(format!("write {bytes}, without quotes"))
+        }
+        Argument::Integer(_) | Argument::Boolean(_) => None,
+    }
+}
+
+fn too_long(spot: &Spot<String>, most: usize) -> Problem {
+    let bytes = spot.value.len();
+    spot.problem(format!("{bytes} bytes long; at most {most} are possible"))
 }
 
 /// Names of exchanges, queues and arguments: AMQP short strings.
@@ -490,7 +584,7 @@ fn check_name(spot: &Spot<String>, problems: &mut Vec<Problem>) {
     if spot.value.is_empty() {
         problems.push(spot.problem("a name must not be empty".to_owned()));
     } else if spot.value.len() > SHORT_STRING_MAX {
-        problems.push(spot.problem(format!("longer than {SHORT_STRING_MAX} bytes")));
+        problems.push(too_long(spot, SHORT_STRING_MAX));
     } else if spot.value.starts_with("amq.") {
         problems.push(spot.problem("names that begin with `amq.` are the broker's own".to_owned()));
     }
@@ -506,9 +600,10 @@ fn within(
 ) -> u64 {
     let Some(spot) = spot else { return default };
     if spot.value < least {
-        problems.push(spot.problem(format!("less than {least}")));
+        problems.push(spot.problem(format!("too small: at least {least}")));
     } else if spot.value > most {
-        problems.push(spot.problem(format!("more than {most}")));
+        let mebibytes = most >> 20;
+        problems.push(spot.problem(format!("too large: at most {mebibytes}MiB")));
     }
     spot.value.clamp(least, most)
 }
@@ -607,7 +702,7 @@ mod tests {
             places,
             [
                 "error: fantail.toml:2:1: unknown key `state_dri`",
-                "error: fantail.toml:4:1: a [[source]] without `include`; for example include = [\"/var/log/app/*.log\"]",
+                "error: fantail.toml:4:1: a [[source]] without `include`",
                 "error: fantail.toml:5:1: unknown key `includes`",
                 "error: fantail.toml:8:10: not a duration: \"2 parsecs\"",
                 "error: fantail.toml:9:1: `format` is not built yet",

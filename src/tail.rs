@@ -1202,7 +1202,8 @@ fn still_holds(found: &Found, record: &FileRecord) -> bool {
 
 /// Whether a file with several names belongs to whom its directory belongs to; otherwise somebody
 /// may have linked another's file here to have it read.
-fn owner_matches_directory(path: &Path, status: &FileStatus) -> bool {
+#[must_use]
+pub fn owner_matches_directory(path: &Path, status: &FileStatus) -> bool {
     path.parent()
         .and_then(|directory| std::fs::metadata(directory).ok())
         .is_some_and(|directory| directory.uid() == status.owner)

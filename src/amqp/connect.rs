@@ -40,14 +40,35 @@ impl FromStr for Address {
     type Err = NotAnAddress;
 
     fn from_str(text: &str) -> Result<Self, NotAnAddress> {
-        let uri: AMQPUri = text.parse().map_err(NotAnAddress::Form)?;
-        if uri.scheme == AMQPScheme::AMQPS {
-            return Err(NotAnAddress::Tls);
-        }
         if text.contains('?') {
             return Err(NotAnAddress::Parameters);
         }
+        let uri: AMQPUri = text.parse().map_err(without_address)?;
+        if uri.scheme == AMQPScheme::AMQPS {
+            return Err(NotAnAddress::Tls);
+        }
         Ok(Self(uri))
+    }
+}
+
+/// The library's words may quote the address, with the password in it.
+fn without_address(mut words: String) -> NotAnAddress {
+    if let Some(quoted) = words.find(": '") {
+        words.truncate(quoted);
+    }
+    NotAnAddress::Form(words)
+}
+
+impl Address {
+    /// Where it is; an IPv6 address without its brackets.
+    pub(super) fn host_and_port(&self) -> (&str, u16) {
+        let host = self.0.authority.host.trim_matches(['[', ']']);
+        (host, self.0.authority.port)
+    }
+
+    /// Whether TLS is spoken there.
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.0.scheme == AMQPScheme::AMQPS
     }
 }
 
@@ -61,7 +82,7 @@ impl fmt::Display for Address {
             authority.userinfo.username,
             authority.host,
             authority.port,
-            self.0.vhost
+            self.0.vhost.replace('/', "%2f")
         )
     }
 }
@@ -177,6 +198,14 @@ mod tests {
         assert!("http://broker".parse::<Address>().is_err());
         assert!("amqps://broker".parse::<Address>().is_err());
         assert!("amqp://broker?heartbeat=0".parse::<Address>().is_err());
+        for address in [
+            "amqp:me:s3cret@broker",
+            "me:s3cret@broker",
+            "amqp://me:s3#cret@b",
+        ] {
+            let refused = address.parse::<Address>().expect_err(address).to_string();
+            assert!(!refused.contains("cret"), "{refused}");
+        }
     }
 
     #[test]

@@ -8,9 +8,9 @@ use lapin::{Channel, Connection, Error, ErrorKind, ExchangeKind};
 use super::connect::text;
 use super::{Argument, Checked, Queue, QueueKind, Topology};
 
-const ACCESS_REFUSED: u16 = 403;
-const NOT_FOUND: u16 = 404;
-const PRECONDITION_FAILED: u16 = 406;
+pub(super) const ACCESS_REFUSED: u16 = 403;
+pub(super) const NOT_FOUND: u16 = 404;
+pub(super) const PRECONDITION_FAILED: u16 = 406;
 
 /// Looks for the exchange and every queue by passive declares, which need no rights.
 pub(super) async fn check(connection: &Connection, topology: &Topology) -> Result<Checked, Error> {
@@ -149,14 +149,14 @@ fn refused(what: &str, name: &str, code: u16, text: &str) -> String {
 
 /// What the broker said to one request.
 #[derive(Debug, PartialEq, Eq)]
-enum Answer {
+pub(super) enum Answer {
     Yes,
     /// It closed the channel with this code and text.
     No(u16, String),
 }
 
 /// Does one thing on a channel of its own. An error of the connection is an error.
-async fn on_channel(
+pub(super) async fn on_channel(
     connection: &Connection,
     request: impl AsyncFnOnce(Channel) -> Result<(), Error>,
 ) -> Result<Answer, Error> {
@@ -175,7 +175,7 @@ async fn on_channel(
     }
 }
 
-async fn declare_exchange(
+pub(super) async fn declare_exchange(
     channel: &Channel,
     topology: &Topology,
     passive: bool,
@@ -192,7 +192,11 @@ async fn declare_exchange(
         .await
 }
 
-async fn declare_queue(channel: &Channel, queue: &Queue, passive: bool) -> Result<(), Error> {
+pub(super) async fn declare_queue(
+    channel: &Channel,
+    queue: &Queue,
+    passive: bool,
+) -> Result<(), Error> {
     let options = QueueDeclareOptions {
         passive,
         durable: true,

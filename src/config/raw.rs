@@ -73,13 +73,20 @@ pub const BROKER: &[&str] = &[
 /// `[[broker.queue]]`.
 pub const QUEUE: &[&str] = &["name", "type", "arguments", "required"];
 
-/// One thing that is wrong, and where.
+/// One thing that is wrong, or looks wrong, and where.
 #[derive(Clone, Debug)]
 pub struct Problem {
+    severity: Severity,
     path: PathBuf,
     text: String,
     place: Option<Place>,
     advice: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Severity {
+    Error,
+    Warning,
 }
 
 #[derive(Clone, Debug)]
@@ -95,6 +102,7 @@ impl Problem {
     #[must_use]
     pub fn of_file(path: &Path, text: String) -> Self {
         Self {
+            severity: Severity::Error,
             path: path.to_path_buf(),
             text,
             place: None,
@@ -109,20 +117,43 @@ impl Problem {
         place.map_or((0, 0), |place| (place.line, place.column))
     }
 
-    fn advise(mut self, advice: Option<String>) -> Self {
-        self.advice = advice;
+    /// What to write instead.
+    #[must_use]
+    pub fn advise(mut self, advice: impl Into<Option<String>>) -> Self {
+        self.advice = advice.into();
         self
+    }
+
+    /// The same as something that does not keep the configuration from being used.
+    #[must_use]
+    pub fn as_warning(mut self) -> Self {
+        self.severity = Severity::Warning;
+        self
+    }
+
+    /// Whether the configuration can be used although.
+    #[must_use]
+    pub fn is_warning(&self) -> bool {
+        self.severity == Severity::Warning
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
+        let severity = match self.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
         let Some(place) = &self.place else {
-            return writeln!(f, "error: {path}: {}", self.text);
+            writeln!(f, "{severity}: {path}: {}", self.text)?;
+            return match &self.advice {
+                Some(advice) => writeln!(f, "  {advice}"),
+                None => Ok(()),
+            };
         };
         let (line, column) = (place.line, place.column);
-        writeln!(f, "error: {path}:{line}:{column}: {}", self.text)?;
+        writeln!(f, "{severity}: {path}:{line}:{column}: {}", self.text)?;
         if let Some(shown) = &place.shown {
             let number = line.to_string();
             let margin = " ".repeat(number.len());
@@ -155,6 +186,7 @@ struct SourceText {
 }
 
 impl SourceText {
+    /// The line is shown only where it cannot hold a password.
     fn problem(&self, span: Range<usize>, text: String, show: bool) -> Problem {
         let start = span.start.min(self.text.len());
         let line_start = self.text[..start].rfind('\n').map_or(0, |at| at + 1);
@@ -167,18 +199,29 @@ impl SourceText {
                 .map(|c| if c.is_control() { ' ' } else { c })
                 .collect()
         };
+        let line = &self.text[line_start..line_end];
+        let show = show && !may_hold_password(line);
         Problem {
+            severity: Severity::Error,
             path: self.path.clone(),
             text,
             place: Some(Place {
                 line: self.text[..start].matches('\n').count() + 1,
                 column: self.text[line_start..start].chars().count() + 1,
                 width: self.text[start..end].chars().count(),
-                shown: show.then(|| shown(&self.text[line_start..line_end])),
+                shown: show.then(|| shown(line)),
             }),
             advice: None,
         }
     }
+}
+
+/// Whether a broker's address may stand in this line, also one with a mistake in it.
+fn may_hold_password(line: &str) -> bool {
+    ["://", "amqp:", "amqps:"]
+        .iter()
+        .any(|sign| line.contains(sign))
+        || line.contains('@') && line.contains(':')
 }
 
 /// A value and where it stands.
@@ -217,15 +260,26 @@ impl<T> Spot<T> {
 impl Document {
     /// Reads a file.
     pub fn read(path: &Path, problems: &mut Vec<Problem>) -> Option<Self> {
-        match std::fs::read_to_string(path) {
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                problems.push(Problem::of_file(path, format!("cannot be read: {error}")));
+                return None;
+            }
+        };
+        let source = |text: String| SourceText {
+            path: path.to_path_buf(),
+            text,
+        };
+        match String::from_utf8(bytes) {
             Ok(text) => Some(Self {
-                source: Arc::new(SourceText {
-                    path: path.to_path_buf(),
-                    text,
-                }),
+                source: Arc::new(source(text)),
             }),
             Err(error) => {
-                problems.push(Problem::of_file(path, error.to_string()));
+                let good = error.utf8_error().valid_up_to();
+                let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
+                let problem = source(text).problem(good..good, "not UTF-8".to_owned(), true);
+                problems.push(problem.advise("TOML is UTF-8: convert the file".to_owned()));
                 None
             }
         }
@@ -238,11 +292,16 @@ impl Document {
         problems: &mut Vec<Problem>,
     ) -> Option<Table<'a>> {
         let (table, errors) = DeTable::parse_recoverable(&self.source.text);
+        let mut lines = HashSet::new();
         for error in &errors {
             let span = error.span().unwrap_or_default();
-            // The line may be the one with the password in it.
-            let show = !self.line_of(&span).contains("://");
-            problems.push(self.source.problem(span, error.message().to_owned(), show));
+            let problem = self.source.problem(span, error.message().to_owned(), true);
+            let advice = (error.message() == "duplicate key")
+                .then(|| "it stands above already: keep one of them".to_owned());
+            // What else is wrong with a line follows from the first thing, as a rule.
+            if lines.insert(problem.order().0) {
+                problems.push(problem.advise(advice));
+            }
         }
         errors.is_empty().then(|| Table {
             source: Arc::clone(&self.source),
@@ -251,15 +310,6 @@ impl Document {
             entries: table.into_inner(),
             taken: HashSet::new(),
         })
-    }
-
-    fn line_of(&self, span: &Range<usize>) -> &str {
-        let before = self.source.text[..span.start.min(self.source.text.len())].matches('\n');
-        self.source
-            .text
-            .lines()
-            .nth(before.count())
-            .unwrap_or_default()
     }
 }
 
@@ -277,6 +327,27 @@ impl<'a> Table<'a> {
     #[must_use]
     pub fn problem(&self, text: String) -> Problem {
         self.source.problem(self.span.clone(), text, true)
+    }
+
+    /// Whether `key` stands here, whatever its value.
+    #[must_use]
+    pub fn has(&self, key: &str) -> bool {
+        self.entries.contains_key(key)
+    }
+
+    /// Whether `key` is a list with nothing in it, not even something wrong.
+    #[must_use]
+    pub fn is_empty_list(&self, key: &str) -> bool {
+        let value = self.entries.get(key).map(Spanned::get_ref);
+        matches!(value, Some(DeValue::Array(items)) if items.is_empty())
+    }
+
+    /// A problem with the value of `key`, or with the table where there is none.
+    #[must_use]
+    pub fn problem_of(&self, key: &str, text: String) -> Problem {
+        let span = self.entries.get(key).map(Spanned::span);
+        self.source
+            .problem(span.unwrap_or_else(|| self.span.clone()), text, true)
     }
 
     fn spot<T>(&self, span: Range<usize>, value: T) -> Spot<T> {
@@ -306,8 +377,8 @@ impl<'a> Table<'a> {
         };
         match expand(text, self.environment) {
             Ok(text) => Some(spot.with(text)),
-            Err(error) => {
-                problems.push(spot.secret_problem(error));
+            Err((text, advice)) => {
+                problems.push(spot.problem(text).advise(advice));
                 None
             }
         }
@@ -317,7 +388,8 @@ impl<'a> Table<'a> {
     pub fn strings(&mut self, key: &str, problems: &mut Vec<Problem>) -> Option<Vec<Spot<String>>> {
         let spot = self.take(key)?;
         let DeValue::Array(items) = &spot.value else {
-            problems.push(wrong_type(&spot, "a list of texts: [\"…\"]"));
+            let problem = wrong_type(&spot, "a list of texts");
+            problems.push(problem.advise(format!("write {key} = [\"…\"]")));
             return None;
         };
         let mut texts = Vec::new();
@@ -363,13 +435,14 @@ impl<'a> Table<'a> {
     /// A whole number, not negative.
     pub fn integer(&mut self, key: &str, problems: &mut Vec<Problem>) -> Option<Spot<u64>> {
         let spot = self.take(key)?;
-        match whole_number(&spot.value).map(u64::try_from) {
-            Some(Ok(number)) => Some(spot.with(number)),
-            _ => {
-                problems.push(wrong_type(&spot, "a whole number"));
-                None
-            }
-        }
+        let problem = match whole_number(&spot.value).map(u64::try_from) {
+            Some(Ok(number)) => return Some(spot.with(number)),
+            Some(Err(_)) => spot.problem(format!("`{key}` must not be negative")),
+            None if spot.value.is_integer() => spot.problem("too large a number".to_owned()),
+            None => wrong_type(&spot, "a whole number"),
+        };
+        problems.push(problem);
+        None
     }
 
     /// A number of bytes: `"64KiB"`, `"1MB"`, or a plain number.
@@ -378,24 +451,44 @@ impl<'a> Table<'a> {
         if spot.value.is_integer() {
             return self.integer(key, problems);
         }
+        if !spot.value.is_str() {
+            let problem = wrong_type(&spot, "a size");
+            problems.push(problem.advise(SIZES.to_owned()));
+            return None;
+        }
         let text = self.text(&spot, problems)?;
         let size = parse_size(&text.value);
         if size.is_none() {
-            let advice = "write \"64KiB\", \"1MB\" or a plain number of bytes".to_owned();
             let problem = text.problem(format!("not a size: {:?}", text.value));
-            problems.push(problem.advise(Some(advice)));
+            problems.push(problem.advise(SIZES.to_owned()));
         }
         size.map(|size| text.with(size))
     }
 
     /// A length of time: `"250ms"`, `"5s"`, `"7d"`.
     pub fn duration(&mut self, key: &str, problems: &mut Vec<Problem>) -> Option<Spot<Duration>> {
-        let text = self.string(key, problems)?;
+        let spot = self.take(key)?;
+        if let Some(number) = whole_number(&spot.value) {
+            let problem = if number < 0 {
+                let problem = spot.problem(format!("`{key}` must not be negative"));
+                problem.advise(DURATIONS.to_owned())
+            } else {
+                let problem = spot.problem("a duration needs a unit".to_owned());
+                problem.advise(format!("write \"{number}s\" or \"{number}ms\""))
+            };
+            problems.push(problem);
+            return None;
+        }
+        if !spot.value.is_str() {
+            let problem = wrong_type(&spot, "a duration");
+            problems.push(problem.advise(DURATIONS.to_owned()));
+            return None;
+        }
+        let text = self.text(&spot, problems)?;
         let duration = parse_duration(&text.value);
         if duration.is_none() {
-            let advice = "write \"250ms\", \"5s\", \"10m\", \"2h\" or \"7d\"".to_owned();
             let problem = text.problem(format!("not a duration: {:?}", text.value));
-            problems.push(problem.advise(Some(advice)));
+            problems.push(problem.advise(DURATIONS.to_owned()));
         }
         duration.map(|duration| text.with(duration))
     }
@@ -409,7 +502,13 @@ impl<'a> Table<'a> {
                 ..
             }) => entries.clone(),
             Some(spot) => {
-                problems.push(wrong_type(spot, &format!("a table: [{key}]")));
+                let problem = wrong_type(spot, "a table");
+                let advice = if spot.value.is_array() {
+                    format!("write [{key}], with one bracket")
+                } else {
+                    format!("write [{key}] above its keys")
+                };
+                problems.push(problem.advise(advice));
                 DeTable::new()
             }
             None => DeTable::new(),
@@ -426,7 +525,8 @@ impl<'a> Table<'a> {
         let items: Vec<Spanned<DeValue<'a>>> = match spot.value {
             DeValue::Array(items) => items.iter().cloned().collect(),
             _ => {
-                problems.push(wrong_type(&spot, &format!("[[{key}]] with two brackets")));
+                let problem = wrong_type(&spot, "a list of tables");
+                problems.push(problem.advise(format!("write [[{key}]], with two brackets")));
                 return Vec::new();
             }
         };
@@ -459,7 +559,7 @@ impl<'a> Table<'a> {
         &mut self,
         key: &str,
         problems: &mut Vec<Problem>,
-    ) -> Vec<(Spot<String>, Argument)> {
+    ) -> Vec<(Spot<String>, Spot<Argument>)> {
         let table = self.table(key, problems);
         let mut scalars = Vec::new();
         for (name, value) in &table.entries {
@@ -478,13 +578,13 @@ impl<'a> Table<'a> {
                 }
             };
             let name = table.spot(name.span(), name.get_ref().to_string());
-            scalars.extend(argument.map(|argument| (name, argument)));
+            scalars.extend(argument.map(|argument| (name, spot.with(argument))));
         }
         scalars
     }
 
-    /// Complains of every key that was not taken: one of the contract's is not built yet, any
-    /// other is unknown.
+    /// Complains of every key that was not taken: one of the contract's is not built yet, one of
+    /// another table's belongs there, any other is unknown.
     pub fn finish(&self, contract: &[&str], problems: &mut Vec<Problem>) {
         for (key, _) in &self.entries {
             let name: &str = key.get_ref();
@@ -496,7 +596,11 @@ impl<'a> Table<'a> {
                 problems.push(problem(format!("`{name}` is not built yet")));
             } else {
                 let near = nearest(name, contract.iter().copied());
-                let advice = near.map(|near| format!("did you mean `{near}`?"));
+                let advice = match (home_of(name), near) {
+                    (Some(table), _) => Some(format!("it belongs under {table}")),
+                    (None, Some(near)) => Some(format!("did you mean `{near}`?")),
+                    (None, None) => None,
+                };
                 problems.push(problem(format!("unknown key `{name}`")).advise(advice));
             }
         }
@@ -506,14 +610,56 @@ impl<'a> Table<'a> {
     pub fn only(&self, allowed: &str, text: &str, problems: &mut Vec<Problem>) {
         for (key, _) in &self.entries {
             if key.get_ref() != allowed {
-                problems.push(self.source.problem(key.span(), text.to_owned(), true));
+                let problem = self.source.problem(key.span(), text.to_owned(), true);
+                let advice = if SOURCE.contains(&&**key.get_ref()) {
+                    "write [[source]] above it"
+                } else {
+                    "it belongs into the main file"
+                };
+                problems.push(problem.advise(advice.to_owned()));
             }
         }
     }
 }
 
+const SIZES: &str = "write \"64KiB\", \"1MB\" or a plain number of bytes";
+const DURATIONS: &str = "write \"250ms\", \"5s\", \"10m\", \"2h\" or \"7d\", whole numbers only";
+
 fn wrong_type(spot: &Spot<DeValue<'_>>, wanted: &str) -> Problem {
-    spot.problem(format!("expected {wanted}"))
+    let found = match &spot.value {
+        DeValue::String(_) => "a text",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a number with a point",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    };
+    let quoted = spot.value.is_str();
+    let advice = match wanted {
+        "a text in quotes" if !quoted => Some("write it in quotes"),
+        "true or false" if quoted => Some("write true or false, without quotes"),
+        "a whole number" if quoted => Some("write digits, without quotes"),
+        _ => None,
+    };
+    spot.problem(format!("expected {wanted}, found {found}"))
+        .advise(advice.map(str::to_owned))
+}
+
+/// The only table that has a key of this name.
+fn home_of(name: &str) -> Option<&'static str> {
+    let tables = [
+        ("[agent]", AGENT),
+        ("[[source]]", SOURCE),
+        ("[batch]", BATCH),
+        ("[broker]", BROKER),
+        ("[[broker.queue]]", QUEUE),
+    ];
+    let mut homes = tables.iter().filter(|(_, keys)| keys.contains(&name));
+    match (homes.next(), homes.next()) {
+        (Some((table, _)), None) => Some(table),
+        _ => None,
+    }
 }
 
 fn whole_number(value: &DeValue<'_>) -> Option<i64> {
@@ -521,7 +667,8 @@ fn whole_number(value: &DeValue<'_>) -> Option<i64> {
     i64::from_str_radix(integer.as_str(), integer.radix()).ok()
 }
 
-fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+/// The known word that is nearest, if it is near enough to be meant.
+pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     known
         .map(|known| (strsim::damerau_levenshtein(word, known), known))
         .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
@@ -529,8 +676,11 @@ fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a s
         .map(|(_, known)| known)
 }
 
-/// Replaces `${NAME}`, `${NAME:-default}` and `$$`.
-fn expand(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+/// Replaces `${NAME}`, `${NAME:-default}` and `$$`; or says what is wrong and what to write.
+fn expand(
+    text: &str,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<String, (String, String)> {
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {
@@ -539,26 +689,31 @@ fn expand(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<St
         if let Some(after) = rest.strip_prefix('$') {
             expanded.push('$');
             rest = after;
-        } else if let Some((inside, after)) =
-            rest.strip_prefix('{').and_then(|rest| rest.split_once('}'))
-        {
-            let (name, default) = match inside.split_once(":-") {
-                Some((name, default)) => (name, Some(default)),
-                None => (inside, None),
-            };
-            match (environment(name), default) {
-                (Some(value), _) => expanded.push_str(&value),
-                (None, Some(default)) => expanded.push_str(default),
-                (None, None) => {
-                    return Err(format!(
-                        "environment variable {name} is not set; give a default with ${{{name}:-…}}"
-                    ));
-                }
-            }
-            rest = after;
-        } else {
-            return Err("a lone `$`; write `$$` for a dollar sign".to_owned());
+            continue;
         }
+        let Some(inside) = rest.strip_prefix('{') else {
+            let advice = "write `$$` for a dollar sign, `${NAME}` for a variable";
+            return Err(("a lone `$`".to_owned(), advice.to_owned()));
+        };
+        let Some((inside, after)) = inside.split_once('}') else {
+            let advice = "write `${NAME}`, or `$${` for the characters themselves";
+            return Err(("`${` without `}`".to_owned(), advice.to_owned()));
+        };
+        let (name, default) = match inside.split_once(":-") {
+            Some((name, default)) => (name, Some(default)),
+            None => (inside, None),
+        };
+        match (environment(name), default) {
+            (Some(value), _) => expanded.push_str(&value),
+            (None, Some(default)) => expanded.push_str(default),
+            (None, None) => {
+                return Err((
+                    format!("the environment variable {name:?} is not set"),
+                    format!("set it, or give a default: ${{{name}:-…}}"),
+                ));
+            }
+        }
+        rest = after;
     }
     expanded.push_str(rest);
     Ok(expanded)
@@ -573,7 +728,8 @@ fn split_unit(text: &str) -> Option<(u64, &str)> {
     Some((number, text[digits..].trim_start()))
 }
 
-fn parse_size(text: &str) -> Option<u64> {
+/// Bytes, from `"64KiB"` and the like.
+pub fn parse_size(text: &str) -> Option<u64> {
     let (number, unit) = split_unit(text)?;
     let factor: u64 = match unit {
         "" | "B" => 1,

@@ -38,6 +38,9 @@ impl Pattern {
     /// # Errors
     /// The glob's syntax is wrong, or there is no current directory.
     pub fn parse(glob: &str) -> Result<Self, PatternError> {
+        if glob.is_empty() {
+            return Err(PatternError::Empty);
+        }
         let absolute = std::path::absolute(glob).map_err(PatternError::Relative)?;
         let text = absolute.to_str().ok_or(PatternError::Empty)?;
         let matcher = GlobBuilder::new(text)
@@ -66,6 +69,18 @@ impl Pattern {
             matcher,
             depth,
         })
+    }
+
+    /// The directory below which files are looked for.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.fixed
+    }
+
+    /// The glob, made absolute.
+    #[must_use]
+    pub fn glob(&self) -> &str {
+        self.matcher.glob().glob()
     }
 }
 
@@ -236,9 +251,15 @@ fn look(
         {
             continue;
         }
-        // A file that vanished meanwhile is as good as one that was never there.
-        let Ok(metadata) = entry.metadata() else {
-            continue;
+        let metadata = match entry.metadata() {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                // A file that vanished meanwhile is as good as one that was never there.
+                if !is_absent(&error) {
+                    notices.say(entry.path(), "cannot be reached");
+                }
+                continue;
+            }
         };
         if let Some(kind) = not_readable_as_log(&metadata) {
             memory.notices.say(entry.path(), kind);
@@ -262,13 +283,16 @@ fn look(
 
 fn unseen(error: &walkdir::Error, scan: &mut Scan, notices: &mut Notices) {
     let Some(path) = error.path() else { return };
-    let absent = error
-        .io_error()
-        .is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound);
-    if !absent {
+    if !is_absent(error) {
         notices.say(path, "directory cannot be read");
         scan.unseen.push(path.to_path_buf());
     }
+}
+
+fn is_absent(error: &walkdir::Error) -> bool {
+    error
+        .io_error()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
 fn not_readable_as_log(metadata: &Metadata) -> Option<&'static str> {
@@ -289,14 +313,36 @@ fn not_readable_as_log(metadata: &Metadata) -> Option<&'static str> {
 /// What was said about which path, so that it is said once and again only after it changed.
 #[derive(Debug, Default)]
 pub struct Notices {
+    silent: bool,
     said: HashSet<(PathBuf, &'static str)>,
     now: HashSet<(PathBuf, &'static str)>,
 }
 
 impl Notices {
+    /// Notices that are kept and not logged.
+    #[must_use]
+    pub fn silent() -> Self {
+        Self {
+            silent: true,
+            ..Self::default()
+        }
+    }
+
+    /// What the last scan passed over, and why, in the order of the paths.
+    #[must_use]
+    pub fn passed_over(&self) -> Vec<(&Path, &'static str)> {
+        let mut notices: Vec<_> = self
+            .said
+            .iter()
+            .map(|(path, what)| (&**path, *what))
+            .collect();
+        notices.sort_unstable();
+        notices
+    }
+
     fn say(&mut self, path: &Path, what: &'static str) {
         let notice = (path.to_path_buf(), what);
-        if !self.said.contains(&notice) && !self.now.contains(&notice) {
+        if !self.silent && !self.said.contains(&notice) && !self.now.contains(&notice) {
             warn!(path = ?path, reason = what, "path passed over");
         }
         self.now.insert(notice);

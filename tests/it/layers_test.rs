@@ -26,7 +26,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         ],
     ),
     ("daemon", &["config", "pipeline", "state"]),
-    ("cli", &["config", "daemon", "state"]),
+    ("cli", &["amqp", "config", "daemon", "state", "tail"]),
     ("model", &[]),
     ("wire", &[]),
     ("sys", &[]),

@@ -9,6 +9,8 @@
     unreachable_pub
 )]
 
+mod check_test;
+mod configuration_test;
 mod delivery_test;
 mod layers_test;
 mod oracle_test;
