@@ -12,7 +12,7 @@ use crate::amqp::examine::{Asked, Examination, Found, RefusalKind, State, examin
 use crate::amqp::{Queue, QueueKind, Topology};
 use crate::config::{self, Config};
 use crate::sys;
-use crate::tail::discover::{self, Notices, Scan};
+use crate::tail::discover::{self, Memory, Notices, Scan};
 use crate::tail::owner_matches_directory;
 
 pub(super) const EXAMPLES: &str = "\
@@ -89,8 +89,8 @@ fn files(config: &Config, most: usize, page: &mut Page) {
         .iter()
         .map(|source| source.selection.clone())
         .collect();
-    let mut notices = Notices::silent();
-    let scan = discover::scan(&selections, &mut notices);
+    let mut memory = Memory::silent();
+    let scan = discover::scan(&selections, &mut memory);
     let user = User::current();
     if config.sources.is_empty() {
         page.line(Tone::Doubtful, "no [[source]]: fantail would run idle");
@@ -98,7 +98,7 @@ fn files(config: &Config, most: usize, page: &mut Page) {
     for index in 0..config.sources.len() {
         source(config, index, &scan, &user, most, page);
     }
-    passed_over(&notices, &user, most, page);
+    passed_over(memory.notices(), &user, most, page);
     if user.is_root() && !scan.found.is_empty() {
         let hint = "checked as root, who may read everything; for the daemon's user: \
                     sudo -u USER fantail check";

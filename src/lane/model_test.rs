@@ -137,10 +137,12 @@ struct Generation {
     ended: bool,
 }
 
+type Send = Box<dyn Fn(Output)>;
+
 struct Rig {
     directory: tempfile::TempDir,
     now: Instant,
-    lane: Option<Lane<Box<dyn Fn(Output)>>>,
+    lane: Option<Lane<Send>>,
     outputs: Receiver<Output>,
     /// What is durable.
     records: HashMap<FileId, FileRecord>,
@@ -198,7 +200,7 @@ impl Rig {
 
     fn start(&mut self) {
         let (sender, outputs) = channel();
-        let send: Box<dyn Fn(Output)> = Box::new(move |output| {
+        let send: Send = Box::new(move |output| {
             let _ = sender.send(output);
         });
         let source = Source {
@@ -261,7 +263,7 @@ impl Rig {
                 return;
             }
         }
-        panic!("the lane never comes to rest");
+        unreachable!("the lane never comes to rest");
     }
 
     fn receive(&mut self) {
@@ -418,7 +420,7 @@ impl Rig {
         for line in 0..lines {
             self.lines += 1;
             // Now and then longer than a line may be.
-            let filler = "x".repeat(if self.lines % 7 == 0 {
+            let filler = "x".repeat(if self.lines.is_multiple_of(7) {
                 150
             } else {
                 self.lines % 5

@@ -166,6 +166,21 @@ impl Memory {
         }
     }
 
+    /// Nothing remembered, and nothing logged: for a single look.
+    #[must_use]
+    pub fn silent() -> Self {
+        Self {
+            had: HashMap::new(),
+            notices: Notices::silent(),
+        }
+    }
+
+    /// What was passed over at the last scan, and why.
+    #[must_use]
+    pub fn notices(&self) -> &Notices {
+        &self.notices
+    }
+
     /// The path that a file was rotated from, by its name: `NAME.N` or `NAME-DATE`.
     fn rotated_from(&self, path: &Path) -> Option<PathBuf> {
         let name = path.file_name()?.as_bytes();
@@ -256,7 +271,7 @@ fn look(
             Err(error) => {
                 // A file that vanished meanwhile is as good as one that was never there.
                 if !is_absent(&error) {
-                    notices.say(entry.path(), "cannot be reached");
+                    memory.notices.say(entry.path(), "cannot be reached");
                 }
                 continue;
             }

@@ -11,6 +11,7 @@
     clippy::needless_pass_by_value,
     missing_docs,
     unreachable_pub,
+    unused_imports,
     dead_code
 )]
 
