@@ -1,6 +1,7 @@
 //! The command line: one file per command, and what their failures mean to a script.
 
 mod run;
+mod status;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -52,6 +53,9 @@ enum Command {
     /// Runs the agent in the foreground until SIGTERM.
     #[command(after_help = run::EXAMPLES)]
     Run,
+    /// Asks the running agent how it is.
+    #[command(after_help = status::EXAMPLES)]
+    Status(status::Arguments),
 }
 
 /// Runs the command that the arguments name.
@@ -59,12 +63,16 @@ enum Command {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let common = &arguments.common;
-    if let Err(error) = telemetry::init(common.log_format, &common.log_level) {
-        eprintln!("error: --log-level {:?}: {error}", common.log_level);
-        return ExitCode::from(2);
-    }
-    let done = match arguments.command {
-        Command::Run => run::run(&common.config),
+    let recent = match telemetry::init(common.log_format, &common.log_level) {
+        Ok(recent) => recent,
+        Err(error) => {
+            eprintln!("error: --log-level {:?}: {error}", common.log_level);
+            return ExitCode::from(2);
+        }
+    };
+    let done = match &arguments.command {
+        Command::Run => run::run(&common.config, recent),
+        Command::Status(arguments) => status::run(&common.config, arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

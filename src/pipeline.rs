@@ -1,6 +1,8 @@
 //! The one file that knows every stage: starts them, hands them their neighbours, performs what the
 //! deciders ask for, and takes them down in the order in which the data flows.
 
+mod report;
+
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
@@ -20,7 +22,10 @@ use crate::state::{Change, Durable, Loaded, State};
 use crate::tail::discover::{Discovery, Waker};
 use crate::tail::watch::{Hints, Watches};
 use crate::tail::{Event, Source, Tail};
+use crate::telemetry::Recent;
 use crate::wire::Sender as WireSender;
+use report::Memory;
+pub use report::{Ask, Question, Questions, Silent, questions};
 
 /// Of the time that a stop may take, so much is kept for saving the state and for the good-bye.
 const STOP_RESERVE: Duration = Duration::from_secs(2);
@@ -30,6 +35,15 @@ const STOP_RESERVE: Duration = Duration::from_secs(2);
 #[error("the {0} stage ended early")]
 pub struct StageEnded(&'static str);
 
+/// What lets others see how the daemon is.
+#[derive(Debug)]
+pub struct Watch {
+    /// Is told as part of each answer.
+    pub recent: Recent,
+    /// Answered while the pipeline works.
+    pub questions: Questions,
+}
+
 /// Runs until `stop`, and then until everything is confirmed or the time for it is up.
 ///
 /// # Errors
@@ -38,9 +52,10 @@ pub async fn run(
     config: &Config,
     state: State,
     loaded: Loaded,
+    watch: Watch,
     stop: impl Future<Output = ()>,
 ) -> Result<(), StageEnded> {
-    let mut pipeline = Pipeline::start(config, state, loaded);
+    let mut pipeline = Pipeline::start(config, state, loaded, watch);
     info!("ready");
     let stopped_at = pipeline.serve(stop).await?;
     let until = stopped_at + config.shutdown_timeout;
@@ -65,6 +80,9 @@ struct Pipeline {
     ended: UnboundedReceiver<&'static str>,
     blocked: bool,
     failure: Option<String>,
+    credit: Credit,
+    questions: Questions,
+    memory: Memory,
 }
 
 /// Tells that a thread has ended, however it did.
@@ -78,7 +96,7 @@ impl Drop for TellEnd {
 }
 
 impl Pipeline {
-    fn start(config: &Config, state: State, loaded: Loaded) -> Self {
+    fn start(config: &Config, state: State, loaded: Loaded, watch: Watch) -> Self {
         let (tell_end, ended) = unbounded_channel();
         let spawn = |name: &'static str, work: Box<dyn FnOnce() + Send>| {
             let tell = TellEnd(name, tell_end.clone());
@@ -120,9 +138,11 @@ impl Pipeline {
         };
         let options = lane_options(config);
         let poll_interval = options.poll_interval;
+        let (agent, lost) = (loaded.agent, loaded.lost_bytes);
+        let memory = Memory::new(config, agent, lost, poll_interval, watch.recent);
         let tail = tail(config, loaded);
         let work = {
-            let (sender, hints) = (sender.clone(), hints.clone());
+            let (sender, hints, credit) = (sender.clone(), hints.clone(), credit.clone());
             move || {
                 let send = move |output| {
                     let _ = tell_output.send(output);
@@ -164,6 +184,9 @@ impl Pipeline {
             ended,
             blocked: false,
             failure: None,
+            credit,
+            questions: watch.questions,
+            memory,
         }
     }
 
@@ -248,6 +271,7 @@ impl Pipeline {
             biased;
             name = self.ended.recv() => return name,
             Some(durable) = self.durable.recv() => self.durable(durable),
+            Some(question) = self.questions.recv() => self.answer(question),
             event = self.events.recv() => match event {
                 Some(event) => self.link_event(event),
                 None => return Some("link"),
@@ -256,6 +280,14 @@ impl Pipeline {
             () = sleep_until(deadline) => self.act(Relay::advance),
         }
         None
+    }
+
+    /// The lane is asked too, and not waited for: it may be busy.
+    fn answer(&self, question: Question) {
+        self.memory.answer(question, self.credit.bytes(), |reply| {
+            // A lane that has ended says nothing, which is an answer.
+            let _ = self.lane.send(Input::Report(reply));
+        });
     }
 
     fn output(&mut self, output: Output) {
@@ -276,10 +308,15 @@ impl Pipeline {
                 self.change(Change::Forget(file));
             }
             Output::Tail(Event::Scanned(source)) => self.change(Change::Scanned(source)),
+            Output::Lost(reason, bytes) => {
+                self.memory.lost(bytes);
+                self.change(Change::Lost(reason, bytes));
+            }
         }
     }
 
     fn durable(&mut self, durable: Durable) {
+        self.memory.saving(!durable.failing);
         // A lane that has ended needs no news.
         if !durable.registered.is_empty() {
             let _ = self.lane.send(Input::Registered(durable.registered));
@@ -290,7 +327,10 @@ impl Pipeline {
     }
 
     fn link_event(&mut self, event: amqp::Event) {
+        self.memory.link(&event);
         match event {
+            // What nothing hangs on but what is told of it.
+            amqp::Event::Connecting { .. } | amqp::Event::Seen(_) => {}
             amqp::Event::Connected { address } => {
                 info!(address, "connected to the broker");
                 self.failure = None;
@@ -305,7 +345,8 @@ impl Pipeline {
                     );
                     self.failure = Some(failure.text);
                 }
-                self.relay.disconnected(failure.kind == FailureKind::Access);
+                let access_refused = failure.kind == FailureKind::Access;
+                self.act(|relay, _, _| relay.disconnected(access_refused));
             }
             amqp::Event::Outcome { tag, outcome } => {
                 let outcome = match outcome {
@@ -335,8 +376,9 @@ impl Pipeline {
                     info!("the broker takes messages again");
                 }
             }
-            amqp::Event::Drift(difference) => {
+            amqp::Event::Drift { queue, difference } => {
                 warn!(
+                    %queue,
                     difference,
                     "a queue is not as configured; publishing goes on"
                 );
@@ -348,6 +390,7 @@ impl Pipeline {
     fn act(&mut self, decide: impl FnOnce(&mut Relay, Instant, &mut Vec<Action>)) {
         let mut actions = Vec::new();
         decide(&mut self.relay, Instant::now(), &mut actions);
+        self.memory.relay(self.relay.state());
         for action in actions {
             match action {
                 Action::Publish {

@@ -5,6 +5,7 @@
 pub mod discover;
 pub mod identity;
 pub mod reader;
+pub mod report;
 pub mod watch;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -23,6 +24,7 @@ use crate::sys::{self, FileStatus};
 use discover::{Found, Scan};
 use identity::Growth;
 use reader::Reader;
+use report::Ages;
 
 /// A pause after a read failed, and the longest one.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -75,6 +77,9 @@ pub struct Tailed {
     pub confirmed: Mark,
     /// How long it was when new bytes were last read of it.
     pub size_seen: u64,
+    /// From here on its bytes were counted as lost.
+    pub lost_from: Option<u64>,
+    ages: Ages,
     identity: Option<Identity>,
     /// Its present name among those that match; nothing once it was renamed out of them or
     /// deleted.
@@ -149,7 +154,8 @@ pub struct Tail {
     /// What the state knows of inodes that are not open.
     known: HashMap<(u64, u64), Vec<FileRecord>>,
     ready: VecDeque<FileId>,
-    refused: HashMap<PathBuf, String>,
+    /// Index of the source, and why not.
+    refused: HashMap<PathBuf, (usize, String)>,
     events: Vec<Event>,
 }
 
@@ -296,14 +302,14 @@ impl Tail {
             Ok(opened) => opened,
             // Renamed or deleted since the scan; the next scan tells.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(error) => return self.refuse(&found.path, &error.to_string()),
+            Err(error) => return self.refuse(found, &error.to_string()),
         };
         if !status.regular {
-            return self.refuse(&found.path, "not a regular file");
+            return self.refuse(found, "not a regular file");
         }
         if status.links > 1 && !owner_matches_directory(&found.path, &status) {
             return self.refuse(
-                &found.path,
+                found,
                 "hard link to a file of another owner than its directory's",
             );
         }
@@ -317,15 +323,17 @@ impl Tail {
                     info!(path = ?found.path, "log file can be read now");
                 }
             }
-            Err(error) => self.refuse(&found.path, &error.to_string()),
+            Err(error) => self.refuse(found, &error.to_string()),
         }
     }
 
     /// Says once why a file is not read, and again when the reason changes.
-    fn refuse(&mut self, path: &Path, reason: &str) {
-        if self.refused.get(path).map(String::as_str) != Some(reason) {
-            warn!(?path, reason, "log file cannot be read");
-            self.refused.insert(path.to_path_buf(), reason.to_owned());
+    fn refuse(&mut self, found: &Found, reason: &str) {
+        let said = self.refused.get(&found.path);
+        if said.is_none_or(|(_, before)| before != reason) {
+            warn!(path = ?found.path, reason, "log file cannot be read");
+            let refused = (found.source, reason.to_owned());
+            self.refused.insert(found.path.clone(), refused);
         }
     }
 
@@ -370,6 +378,8 @@ impl Tail {
             eof_batched: false,
             confirmed: Mark::default(),
             size_seen: 0,
+            lost_from: None,
+            ages: Ages::default(),
             identity: None,
             link: Some(found.path.clone()),
             inode,
@@ -555,6 +565,7 @@ impl Tail {
             info!(path = ?file.origin.path, error = %failure.kind, "log file can be read again");
         }
         if let (Some(identity), Some(reader)) = (&file.identity, &file.reader) {
+            file.ages.read(reader.read_to(), now);
             file.size_seen = sys::status(reader.file())?.size;
             match identity::grow(reader.file(), identity)? {
                 Growth::To(grown) => {
@@ -647,6 +658,8 @@ impl Tail {
             eof_batched: false,
             confirmed: Mark::default(),
             size_seen: 0,
+            lost_from: None,
+            ages: Ages::default(),
             identity: None,
             link: link.clone(),
             inode: old.inode,
@@ -681,6 +694,7 @@ impl Tail {
                 continue;
             };
             file.confirmed = *mark;
+            file.ages.confirmed(mark.offset);
             let done = *eof && file.eof_batched && mark.offset == file.batched && file.is_left();
             if done {
                 self.let_go(*id);

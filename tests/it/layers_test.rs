@@ -22,21 +22,24 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     (
         "pipeline",
         &[
-            "amqp", "config", "lane", "publish", "relay", "state", "tail",
+            "amqp", "config", "lane", "publish", "relay", "state", "status", "tail",
         ],
     ),
-    ("daemon", &["config", "pipeline", "state"]),
-    ("cli", &["config", "daemon", "state"]),
+    ("daemon", &["config", "pipeline", "state", "status"]),
+    ("cli", &["config", "daemon", "state", "status"]),
     ("model", &[]),
     ("wire", &[]),
     ("sys", &[]),
     ("secret", &[]),
+    ("status", &[]),
     ("telemetry", &[]),
 ];
 const EVERYBODYS: &[&str] = &["model", "wire", "sys", "secret", "telemetry"];
 
 /// Modules that decide without I/O, and the crates and modules that would be I/O.
-const PURE: &[&str] = &["lines", "batch", "relay", "publish", "ledger", "wire"];
+const PURE: &[&str] = &[
+    "lines", "batch", "relay", "publish", "ledger", "wire", "status",
+];
 const IO: &[&str] = &[
     "fs", "net", "thread", "process", "tokio", "lapin", "rustix", "rusqlite",
 ];
