@@ -672,3 +672,79 @@ fn seconds_since_1970() -> u64 {
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Mark;
+    use crate::tail::Source;
+    use crate::tail::discover::{Notices, Pattern, Selection, scan};
+    use std::cell::RefCell;
+    use std::fs;
+
+    #[test]
+    fn bytes_that_were_truncated_are_counted_once_however_often_they_are_missed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("a.log");
+        let content = b"a line of some length\n".repeat(10_000);
+        fs::write(&path, &content).expect("written");
+        let source = Source {
+            name: "app".into(),
+            from_end: false,
+            line_max: 1024,
+            first_scan: false,
+        };
+        let tail = Tail::new("host".into(), vec![source], Vec::new());
+        let outputs = RefCell::new(Vec::new());
+        let options = Options {
+            batch_bytes_max: 4096,
+            ..Options::default()
+        };
+        let credit = Credit::new(1, || {});
+        let send = |output| outputs.borrow_mut().push(output);
+        let hints = Hints::default();
+        let mut lane = Lane::new(options, tail, |_| 1000, hints, credit, send);
+
+        let pattern = Pattern::parse(path.to_str().expect("UTF-8")).expect("a glob");
+        let selection = Selection {
+            include: vec![pattern],
+            exclude: Vec::new(),
+        };
+        let found = scan(&[selection], &mut Notices::default());
+        let now = Instant::now();
+        lane.take(Input::Scan(found), now);
+        lane.tell();
+        let id = outputs.borrow().iter().find_map(|output| match output {
+            Output::Tail(Event::Register(record)) => Some(record.id),
+            _ => None,
+        });
+        let id = id.expect("the file was found");
+        lane.take(Input::Registered(vec![id]), now);
+        while lane.turn(now) {}
+        assert!(lane.full_since.is_some(), "one batch fills the window");
+
+        fs::write(&path, b"").expect("truncated");
+        // Nobody takes any batch: all of it is missed again after each rewind.
+        for epoch in 1..4 {
+            outputs
+                .borrow_mut()
+                .retain(|output| matches!(output, Output::Lost(..)));
+            lane.parked.clear();
+            let to = Mark::default();
+            lane.tail.look_at_all();
+            while lane.turn(now) {
+                outputs
+                    .borrow_mut()
+                    .retain(|output| matches!(output, Output::Lost(..)));
+            }
+            let file = id;
+            lane.take(Input::Rewind(vec![Rewind { file, epoch, to }]), now);
+        }
+        let lost = |output: &Output| match output {
+            Output::Lost(_, bytes) => *bytes,
+            _ => 0,
+        };
+        let lost: u64 = outputs.borrow().iter().map(lost).sum();
+        assert_eq!(lost, content.len() as u64);
+    }
+}

@@ -581,9 +581,12 @@ mod tests {
         };
         commit(&mut state, Change::Confirmed(confirmed));
         commit(&mut state, Change::Scanned("app".into()));
+        commit(&mut state, Change::Lost(Skipped::Truncated, 30));
+        commit(&mut state, Change::Lost(Skipped::Truncated, 12));
         drop(state);
         let (mut state, again) = open(&path).expect("opened again");
         assert_eq!(again.agent, first.agent);
+        assert_eq!((first.lost_bytes, again.lost_bytes), (0, 42));
         assert_eq!(
             again.files,
             [FileRecord {

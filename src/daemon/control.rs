@@ -6,7 +6,6 @@
 //! likes. The answer is one line of JSON: what was asked for, or
 //! `{"error":{"code":"…","message":"…"}}`. Then the connection is closed.
 
-use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs::DirBuilder;
 use std::io;
@@ -15,8 +14,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -33,14 +33,16 @@ use crate::sys;
 const PROTOCOL: u32 = 1;
 /// Longest request, line end included.
 const REQUEST_MAX: u64 = 4096;
-/// So many connections at once; one more ends the oldest, which need not be alive.
+/// So many connections at once; while there are no fewer, those that wait for their client are
+/// ended after [`PAUSE`], and those that wait for the daemon are not.
 const CONNECTIONS_MAX: usize = 8;
 /// Time for a client to say what it wants.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for a client to take the answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pause after a connection could not be accepted: no descriptors are left, most likely.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// Pause after a connection could not be accepted (no descriptors are left, most likely), and what
+/// a client has for its turn while others wait.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The socket in use. Dropped, it is gone.
 #[derive(Debug)]
@@ -189,23 +191,48 @@ fn remove_stale(directory: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), Co
 async fn serve(listener: &tokio::net::UnixListener, ask: &Ask, stopped: oneshot::Receiver<()>) {
     let mut stopped = pin!(stopped);
     let mut connections = JoinSet::new();
-    let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
+    let mut open: Vec<(AbortHandle, Turn)> = Vec::new();
     loop {
+        open.retain(|(connection, _)| !connection.is_finished());
+        let full = open.len() >= CONNECTIONS_MAX;
         tokio::select! {
             _ = &mut stopped => return,
-            Some(_) = connections.join_next() => {
-                oldest_first.retain(|connection| !connection.is_finished());
-            }
-            accepted = listener.accept() => match accepted {
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept(), if !full => match accepted {
                 Ok((stream, _)) => {
-                    if oldest_first.len() >= CONNECTIONS_MAX {
-                        oldest_first.pop_front().iter().for_each(AbortHandle::abort);
-                    }
-                    oldest_first.push_back(connections.spawn(talk(stream, ask.clone())));
+                    let turn = Turn::default();
+                    let talk = talk(stream, ask.clone(), turn.clone());
+                    open.push((connections.spawn(talk), turn));
                 }
-                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+                Err(_) => tokio::time::sleep(PAUSE).await,
             },
+            // Somebody may be waiting to be accepted.
+            () = tokio::time::sleep(PAUSE), if full => {
+                let waits = |(_, turn): &&(AbortHandle, Turn)| turn.is_clients_for(PAUSE);
+                open.iter().filter(waits).for_each(|(connection, _)| connection.abort());
+            }
         }
+    }
+}
+
+/// Since when it has been the client's turn to do something; nothing while it is the daemon's.
+#[derive(Clone, Debug)]
+struct Turn(Arc<Mutex<Option<Instant>>>);
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Some(Instant::now()))))
+    }
+}
+
+impl Turn {
+    fn set(&self, clients_since: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = clients_since;
+    }
+
+    fn is_clients_for(&self, time: Duration) -> bool {
+        let since = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        since.is_some_and(|since| since.elapsed() >= time)
     }
 }
 
@@ -227,13 +254,16 @@ struct Refusal {
 }
 
 /// One connection: a request, an answer.
-async fn talk(mut stream: UnixStream, ask: Ask) {
+async fn talk(mut stream: UnixStream, ask: Ask, turn: Turn) {
     let (reader, mut writer) = stream.split();
     let mut line = Vec::new();
     let mut reader = BufReader::new(reader.take(REQUEST_MAX));
     let answer = match timeout(REQUEST_TIMEOUT, reader.read_until(b'\n', &mut line)).await {
         Ok(Ok(0) | Err(_)) => return,
-        Ok(Ok(_)) => answer(&line, &ask).await,
+        Ok(Ok(_)) => {
+            turn.set(None);
+            answer(&line, &ask).await
+        }
         Err(_) => Err(refusal("timeout", "no whole request came in time")),
     };
     let mut text = match answer {
@@ -243,6 +273,7 @@ async fn talk(mut stream: UnixStream, ask: Ask) {
         }
     };
     text.push(b'\n');
+    turn.set(Some(Instant::now()));
     // A client that does not read, or has gone, has had its time.
     let _ = timeout(ANSWER_TIMEOUT, writer.write_all(&text)).await;
 }

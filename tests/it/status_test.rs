@@ -382,6 +382,15 @@ fn clients_that_are_silent_talk_garbage_or_never_read_hold_nobody_up() {
         agent.id()
     );
 
+    let all_at_once: Vec<_> = std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..30).map(|_| scope.spawn(|| asked(&agent))).collect();
+        asking
+            .into_iter()
+            .map(|asking| asking.join().unwrap())
+            .collect()
+    });
+    assert!(all_at_once.iter().all(Option::is_some));
+
     // The work goes on meanwhile.
     append(&logs.join("a.log"), b"one\n");
     wait_for_status(&agent, "a new file", |status| {
