@@ -119,6 +119,11 @@ pub struct Attempt {
 /// What the link reports, in order.
 #[derive(Debug)]
 pub enum Event {
+    /// Begins to connect.
+    Connecting {
+        /// Where to, without password.
+        address: String,
+    },
     /// There is a connection.
     Connected {
         /// Where to, without password.
@@ -133,6 +138,8 @@ pub enum Event {
         /// What came of it.
         outcome: Outcome,
     },
+    /// Which queues a check found, and which it did not; comes before [`Event::Checked`].
+    Seen(Vec<(Arc<str>, bool)>),
     /// What a check found.
     Checked(Checked),
     /// What came of making the topology.
@@ -141,8 +148,13 @@ pub enum Event {
     Blocked(String),
     /// It takes messages again.
     Unblocked,
-    /// Something exists otherwise than configured; publishing goes on.
-    Drift(String),
+    /// A queue exists otherwise than configured; publishing goes on.
+    Drift {
+        /// Its name.
+        queue: Arc<str>,
+        /// The broker's words.
+        difference: String,
+    },
 }
 
 /// What came of an attempt.
@@ -197,6 +209,12 @@ pub async fn run(
     let mut patience = settings.confirm_timeout;
     loop {
         for address in &settings.addresses {
+            let connecting = Event::Connecting {
+                address: address.to_string(),
+            };
+            if events.send(connecting).is_err() {
+                return;
+            }
             let connected = tokio::select! {
                 connected = connect::connect(&settings, address) => connected,
                 () = closed(&mut commands) => return,

@@ -4,6 +4,7 @@ mod access;
 mod check;
 mod page;
 mod run;
+mod status;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -65,6 +66,9 @@ enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// Asks the running agent how it is.
+    #[command(after_help = status::EXAMPLES)]
+    Status(status::Arguments),
 }
 
 /// Runs the command that the arguments name.
@@ -72,13 +76,17 @@ enum Command {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let common = &arguments.common;
-    if let Err(error) = telemetry::init(common.log_format, &common.log_level) {
-        eprintln!("error: --log-level {:?}: {error}", common.log_level);
-        return ExitCode::from(2);
-    }
-    let done = match arguments.command {
-        Command::Run => run::run(&common.config),
-        Command::Check { connect, all } => check::run(&common.config, connect, all),
+    let recent = match telemetry::init(common.log_format, &common.log_level) {
+        Ok(recent) => recent,
+        Err(error) => {
+            eprintln!("error: --log-level {:?}: {error}", common.log_level);
+            return ExitCode::from(2);
+        }
+    };
+    let done = match &arguments.command {
+        Command::Run => run::run(&common.config, recent),
+        Command::Check { connect, all } => check::run(&common.config, *connect, *all),
+        Command::Status(arguments) => status::run(&common.config, arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

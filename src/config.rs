@@ -12,12 +12,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::amqp::arguments::{self, grows_without_end, judge};
+use jiff::Timestamp;
+
 use crate::amqp::{self, Address, Argument, QueueKind};
 use crate::tail::discover::{Pattern, PatternError, Selection};
 use raw::{Document, Problem, Spot, Table};
 
 /// Longest name of a source: it travels in every message.
 const SOURCE_NAME_MAX: usize = 100;
+/// Where the state is kept, unless the configuration says otherwise.
+const STATE_DIR: &str = "/var/lib/fantail";
+/// Longest name of the control socket in its directory: behind `/proc/self/fd/N/` it must fit into
+/// the 108 bytes that a socket's address has.
+const SOCKET_NAME_MAX: usize = 80;
 /// Longest AMQP short string: names of queues and exchanges.
 const SHORT_STRING_MAX: usize = 255;
 /// A body never exceeds this.
@@ -29,8 +36,14 @@ const LINE_MAX: u64 = 1024 * 1024;
 /// The whole configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The main file.
+    pub path: PathBuf,
+    /// When it was read.
+    pub loaded_at: Timestamp,
     /// Where the state is kept.
     pub state_dir: PathBuf,
+    /// The control socket.
+    pub control: PathBuf,
     /// The host's name in every message.
     pub host: Arc<str>,
     /// Time that a stop may take.
@@ -99,6 +112,26 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
     load_with(path, &environment)
 }
 
+/// Where the daemon that runs with the configuration at `path` has its control socket. Looks at
+/// `[agent]` alone: whatever else is wrong, and whatever variables only the service has, the daemon
+/// can be asked.
+///
+/// # Errors
+/// What is wrong with that part.
+pub fn control(path: &Path) -> Result<PathBuf, ConfigError> {
+    let environment = |name: &str| std::env::var(name).ok();
+    let mut problems = Vec::new();
+    let control = Document::read(path, &mut problems).and_then(|document| {
+        let mut root = document.root(&environment, &mut problems)?;
+        let mut section = root.table("agent", &mut problems);
+        Some(agent(&mut section, &mut problems)?.control)
+    });
+    match control {
+        Some(control) if problems.is_empty() => Ok(control),
+        _ => Err(ConfigError(problems)),
+    }
+}
+
 fn load_with(
     path: &Path,
     environment: &dyn Fn(&str) -> Option<String>,
@@ -117,7 +150,7 @@ fn load_with(
         }
     }
     let (warnings, errors): (Vec<_>, Vec<_>) = problems.into_iter().partition(Problem::is_warning);
-    match parts.finish() {
+    match parts.finish(path) {
         Some(config) if errors.is_empty() => Ok(Config { warnings, ..config }),
         _ => Err(ConfigError(errors)),
     }
@@ -149,22 +182,33 @@ fn added_files(path: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
 /// What the files have said so far.
 #[derive(Default)]
 struct Parts {
-    agent: Option<(PathBuf, Arc<str>, Duration)>,
+    agent: Option<Agent>,
     batch: Option<Batch>,
     broker: Option<(amqp::Settings, Duration, usize)>,
     sources: Vec<Source>,
     names: HashSet<Arc<str>>,
 }
 
+/// `[agent]`.
+struct Agent {
+    state_dir: PathBuf,
+    control: PathBuf,
+    host: Arc<str>,
+    shutdown_timeout: Duration,
+}
+
 impl Parts {
-    fn finish(self) -> Option<Config> {
-        let (state_dir, host, shutdown_timeout) = self.agent?;
+    fn finish(self, path: &Path) -> Option<Config> {
+        let agent = self.agent?;
         let (mut broker, check_interval, max_in_flight) = self.broker?;
-        broker.connection_name = format!("fantail@{host}");
+        broker.connection_name = format!("fantail@{}", agent.host);
         Some(Config {
-            state_dir,
-            host,
-            shutdown_timeout,
+            path: path.to_path_buf(),
+            loaded_at: Timestamp::now(),
+            state_dir: agent.state_dir,
+            control: agent.control,
+            host: agent.host,
+            shutdown_timeout: agent.shutdown_timeout,
             sources: self.sources,
             batch: self.batch?,
             broker,
@@ -214,13 +258,26 @@ fn added_file(
     );
 }
 
-fn agent(
-    table: &mut Table<'_>,
-    problems: &mut Vec<Problem>,
-) -> Option<(PathBuf, Arc<str>, Duration)> {
+fn agent(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> Option<Agent> {
     let state_dir = table
         .string("state_dir", problems)
-        .map_or_else(|| "/var/lib/fantail".to_owned(), |spot| spot.value);
+        .map_or_else(|| STATE_DIR.into(), |spot| PathBuf::from(spot.value));
+    let control = match table.string("control", problems) {
+        Some(spot) if !spot.value.is_empty() => {
+            let path = PathBuf::from(&spot.value);
+            if path
+                .file_name()
+                .is_none_or(|name| name.len() > SOCKET_NAME_MAX)
+            {
+                problems.push(spot.problem(format!(
+                    "not the path of a socket whose own name has at most {SOCKET_NAME_MAX} bytes"
+                )));
+            }
+            path
+        }
+        _ if state_dir == Path::new(STATE_DIR) => "/run/fantail/control.sock".into(),
+        _ => state_dir.join("control.sock"),
+    };
     let host = match table.string("host", problems) {
         Some(spot) if spot.value.len() > SHORT_STRING_MAX => {
             problems.push(too_long(&spot, SHORT_STRING_MAX));
@@ -235,7 +292,12 @@ fn agent(
     let shutdown_timeout = table
         .duration("shutdown_timeout", problems)
         .map_or(Duration::from_secs(10), |spot| spot.value);
-    Some((state_dir.into(), host.into(), shutdown_timeout))
+    Some(Agent {
+        state_dir,
+        control,
+        host: host.into(),
+        shutdown_timeout,
+    })
 }
 
 fn sources(root: &mut Table<'_>, parts: &mut Parts, problems: &mut Vec<Problem>) {
@@ -630,6 +692,9 @@ mod tests {
         assert_eq!(config.broker.topology.queues.len(), 3);
         assert_eq!(config.max_in_flight, 16 << 20);
         assert!(load_text("").expect("valid").sources.is_empty());
+        assert_eq!(config.control, Path::new("/run/fantail/control.sock"));
+        let elsewhere = load_text("[agent]\nstate_dir = \"/s\"\n").expect("valid");
+        assert_eq!(elsewhere.control, Path::new("/s/control.sock"));
     }
 
     #[test]
@@ -638,6 +703,7 @@ mod tests {
             r#"
             [agent]
             state_dir = "/tmp/s"
+            control = "/tmp/c/${APP}.sock"
             host = "web-${APP}"
             shutdown_timeout = "3s"
             [[source]]
@@ -670,6 +736,7 @@ mod tests {
         )
         .expect("valid");
         assert_eq!(&*config.host, "web-shop");
+        assert_eq!(config.control, Path::new("/tmp/c/shop.sock"));
         assert_eq!(&*config.sources[0].name, "a$b");
         assert_eq!(config.sources[0].line_max, 65_536);
         assert!(config.sources[0].from_end);

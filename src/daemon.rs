@@ -1,14 +1,18 @@
 //! The daemon: opens the state, runs the pipeline under signals, and says with which code to leave.
 
+mod control;
+
 use std::process::exit;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::pipeline::{self, StageEnded};
+use crate::pipeline::{self, StageEnded, Watch};
 use crate::state::{State, StateError};
 use crate::sys;
+use crate::telemetry::Recent;
+use control::Control;
 
 /// Why the daemon could not run, or not go on.
 #[derive(Debug, thiserror::Error)]
@@ -24,11 +28,12 @@ pub enum DaemonError {
     Runtime(std::io::Error),
 }
 
-/// Runs until SIGTERM or SIGINT. A second one leaves at once, like a crash.
+/// Runs until SIGTERM or SIGINT. A second one leaves at once, like a crash. `recent` is told to
+/// whoever asks.
 ///
 /// # Errors
 /// It could not run, or not go on.
-pub fn run(config: &Config) -> Result<(), DaemonError> {
+pub fn run(config: &Config, recent: Recent) -> Result<(), DaemonError> {
     let names: Vec<_> = config
         .sources
         .iter()
@@ -52,10 +57,14 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         .enable_all()
         .build()
         .map_err(DaemonError::Runtime)?;
+    let (ask, questions) = pipeline::questions();
+    let control = Control::start(&config.control, ask);
+    let watch = Watch { recent, questions };
     let ran = runtime.block_on(async {
         let stop = stop_signal().map_err(DaemonError::Runtime)?;
-        Ok(pipeline::run(config, state, loaded, stop).await?)
+        Ok(pipeline::run(config, state, loaded, watch, stop).await?)
     });
+    drop(control);
     // A task that hangs in the library must not keep the process.
     runtime.shutdown_background();
     ran

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
+use tokio::sync::oneshot;
 use tracing::error;
 
 use crate::batch::{self, Closed, Line, Open};
@@ -16,6 +17,7 @@ use crate::model::credit::Credit;
 use crate::model::{Batch, Confirmed, FileId, Proof, Range, Rewind, Skipped};
 use crate::tail::discover::Scan;
 use crate::tail::reader::{Filled, Reader, Scratch};
+use crate::tail::report::FileReport;
 use crate::tail::watch::Hints;
 use crate::tail::{Event, Registration, Tail};
 
@@ -41,6 +43,8 @@ pub enum Input {
     Confirmed(Vec<Confirmed>),
     /// Read these files again.
     Rewind(Vec<Rewind>),
+    /// Say how it is; answered within a quantum, room or no room.
+    Report(oneshot::Sender<Report>),
     /// Read no more, hand over what has gathered, and end.
     Stop,
 }
@@ -52,6 +56,21 @@ pub enum Output {
     Tail(Event),
     /// A batch, in its holder's hands from now on.
     Batch(Batch),
+    /// So many bytes cannot be delivered any more; each byte is told once.
+    Lost(Skipped, u64),
+}
+
+/// How a lane is.
+#[derive(Debug)]
+pub struct Report {
+    /// Its sources' names, and the lines read of each since the start.
+    pub sources: Vec<(Arc<str>, u64)>,
+    /// Every file that it watches, in no order.
+    pub files: Vec<FileReport>,
+    /// Since when it reads nothing, because a batch finds no room in the window.
+    pub full_since: Option<Instant>,
+    /// When discovery last delivered.
+    pub scanned: Option<Instant>,
 }
 
 /// Limits and pauses.
@@ -106,6 +125,10 @@ pub struct Lane<S: Fn(Output)> {
     next_look: Instant,
     /// Bytes of unfinished lines that the readers hold.
     unfinished: usize,
+    /// Lines read, one per source.
+    lines: Vec<u64>,
+    full_since: Option<Instant>,
+    scanned: Option<Instant>,
 }
 
 impl<S: Fn(Output)> Lane<S> {
@@ -119,6 +142,7 @@ impl<S: Fn(Output)> Lane<S> {
         credit: Credit,
         send: S,
     ) -> Self {
+        let lines = vec![0; tail.sources().len()];
         let open = tail
             .sources()
             .iter()
@@ -144,6 +168,9 @@ impl<S: Fn(Output)> Lane<S> {
             open,
             parked: std::collections::VecDeque::new(),
             unfinished: 0,
+            lines,
+            full_since: None,
+            scanned: None,
         }
     }
 
@@ -183,6 +210,7 @@ impl<S: Fn(Output)> Lane<S> {
         while !self.parked.is_empty() {
             match inputs.recv() {
                 Ok(Input::Room) => self.hand_over(),
+                Ok(Input::Report(reply)) => self.report(reply),
                 // Nothing is read any more, so there is nothing to look for or to go back to.
                 Ok(_) => {}
                 Err(_) => return,
@@ -192,7 +220,10 @@ impl<S: Fn(Output)> Lane<S> {
 
     fn take(&mut self, input: Input, now: Instant) {
         match input {
-            Input::Scan(scan) => self.tail.apply(&scan, now),
+            Input::Scan(scan) => {
+                self.scanned = Some(now);
+                self.tail.apply(&scan, now);
+            }
             Input::Written => self.tail.hint(self.hints.take()),
             Input::Room => {}
             Input::Registered(ids) => ids.into_iter().for_each(|id| self.tail.registered(id)),
@@ -201,9 +232,21 @@ impl<S: Fn(Output)> Lane<S> {
                 self.unfinished = self.tail.unfinished().0;
             }
             Input::Rewind(rewinds) => self.rewind(&rewinds, now),
+            Input::Report(reply) => self.report(reply),
             // Both callers of this function return at once on a stop.
             Input::Stop => {}
         }
+    }
+
+    fn report(&self, reply: oneshot::Sender<Report>) {
+        let names = self.tail.sources().iter().map(|source| &source.name);
+        // Who asked may have stopped waiting.
+        let _ = reply.send(Report {
+            sources: names.cloned().zip(self.lines.iter().copied()).collect(),
+            files: self.tail.report(Instant::now()),
+            full_since: self.full_since,
+            scanned: self.scanned,
+        });
     }
 
     /// One quantum of work. Whether there was any.
@@ -339,6 +382,7 @@ impl<S: Fn(Output)> Lane<S> {
                 let line = line_of(unread, at, scratch.offset(), piece, &timestamp);
                 match open.push(&origin, &line) {
                     Ok(()) => {
+                        self.lines[source] += u64::from(!line.partial);
                         at += piece.bytes();
                         piece = lines::next(&unread[at..], searched.saturating_sub(at), line_max);
                     }
@@ -439,6 +483,7 @@ impl<S: Fn(Output)> Lane<S> {
                     self.close(source, now);
                     continue;
                 }
+                self.lines[source] += u64::from(!line.partial);
                 at += piece.bytes();
                 let mark = scratch.mark(at);
                 open.end(id, mark.offset, mark.proof);
@@ -460,7 +505,13 @@ impl<S: Fn(Output)> Lane<S> {
         if end <= start {
             return;
         }
-        error!(?path, file = %id, start, end, reason = "truncated", "bytes lost");
+        // After a rewind the same bytes are missed again.
+        let new_end = file.lost_from.map_or(end, |counted| counted.min(end));
+        if start < new_end {
+            error!(?path, file = %id, start, end = new_end, reason = "truncated", "bytes lost");
+            file.lost_from = Some(start);
+            (self.send)(Output::Lost(Skipped::Truncated, new_end - start));
+        }
         let range = batch::bare_range(
             &file.origin,
             (start, end),
@@ -600,6 +651,7 @@ impl<S: Fn(Output)> Lane<S> {
     fn hand_over(&mut self) {
         while let Some(closed) = self.parked.front() {
             let Some(permit) = self.credit.take(closed.len() + MESSAGE_OVERHEAD) else {
+                self.full_since.get_or_insert_with(Instant::now);
                 return;
             };
             // News of a file goes before the bytes of the file.
@@ -608,6 +660,7 @@ impl<S: Fn(Output)> Lane<S> {
                 (self.send)(Output::Batch(closed.admit(permit)));
             }
         }
+        self.full_since = None;
     }
 }
 

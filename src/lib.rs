@@ -18,6 +18,7 @@ pub mod pipeline;
 
 pub mod model;
 pub mod secret;
+pub mod status;
 pub mod sys;
 pub mod telemetry;
 pub mod wire;

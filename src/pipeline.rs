@@ -1,6 +1,8 @@
 //! The one file that knows every stage: starts them, hands them their neighbours, performs what the
 //! deciders ask for, and takes them down in the order in which the data flows.
 
+mod report;
+
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
@@ -20,7 +22,9 @@ use crate::state::{Change, Durable, Loaded, State};
 use crate::tail::discover::{Discovery, Memory, Waker};
 use crate::tail::watch::{Hints, Watches};
 use crate::tail::{Event, Source, Tail};
+use crate::telemetry::Recent;
 use crate::wire::Sender as WireSender;
+pub use report::{Ask, Question, Questions, Silent, questions};
 
 /// Of the time that a stop may take, so much is kept for saving the state and for the good-bye.
 const STOP_RESERVE: Duration = Duration::from_secs(2);
@@ -30,6 +34,15 @@ const STOP_RESERVE: Duration = Duration::from_secs(2);
 #[error("the {0} stage ended early")]
 pub struct StageEnded(&'static str);
 
+/// What lets others see how the daemon is.
+#[derive(Debug)]
+pub struct Watch {
+    /// Is told as part of each answer.
+    pub recent: Recent,
+    /// Answered while the pipeline works.
+    pub questions: Questions,
+}
+
 /// Runs until `stop`, and then until everything is confirmed or the time for it is up.
 ///
 /// # Errors
@@ -38,9 +51,10 @@ pub async fn run(
     config: &Config,
     state: State,
     loaded: Loaded,
+    watch: Watch,
     stop: impl Future<Output = ()>,
 ) -> Result<(), StageEnded> {
-    let mut pipeline = Pipeline::start(config, state, loaded);
+    let mut pipeline = Pipeline::start(config, state, loaded, watch);
     info!("ready");
     let stopped_at = pipeline.serve(stop).await?;
     let until = stopped_at + config.shutdown_timeout;
@@ -65,6 +79,9 @@ struct Pipeline {
     ended: UnboundedReceiver<&'static str>,
     blocked: bool,
     failure: Option<String>,
+    credit: Credit,
+    questions: Questions,
+    memory: report::Memory,
 }
 
 /// Tells that a thread has ended, however it did.
@@ -78,7 +95,7 @@ impl Drop for TellEnd {
 }
 
 impl Pipeline {
-    fn start(config: &Config, state: State, loaded: Loaded) -> Self {
+    fn start(config: &Config, state: State, loaded: Loaded, watch: Watch) -> Self {
         let (tell_end, ended) = unbounded_channel();
         let spawn = |name: &'static str, work: Box<dyn FnOnce() + Send>| {
             let tell = TellEnd(name, tell_end.clone());
@@ -125,9 +142,11 @@ impl Pipeline {
             .iter()
             .map(|file| file.path.as_path().to_path_buf())
             .collect();
+        let (agent, lost) = (loaded.agent, loaded.lost_bytes);
+        let told = report::Memory::new(config, agent, lost, poll_interval, watch.recent);
         let tail = tail(config, loaded);
         let work = {
-            let (sender, hints) = (sender.clone(), hints.clone());
+            let (sender, hints, credit) = (sender.clone(), hints.clone(), credit.clone());
             move || {
                 let send = move |output| {
                     let _ = tell_output.send(output);
@@ -170,6 +189,9 @@ impl Pipeline {
             ended,
             blocked: false,
             failure: None,
+            credit,
+            questions: watch.questions,
+            memory: told,
         }
     }
 
@@ -254,6 +276,7 @@ impl Pipeline {
             biased;
             name = self.ended.recv() => return name,
             Some(durable) = self.durable.recv() => self.durable(durable),
+            Some(question) = self.questions.recv() => self.answer(question),
             event = self.events.recv() => match event {
                 Some(event) => self.link_event(event),
                 None => return Some("link"),
@@ -262,6 +285,14 @@ impl Pipeline {
             () = sleep_until(deadline) => self.act(Relay::advance),
         }
         None
+    }
+
+    /// The lane is asked too, and not waited for: it may be busy.
+    fn answer(&self, question: Question) {
+        self.memory.answer(question, self.credit.bytes(), |reply| {
+            // A lane that has ended says nothing, which is an answer.
+            let _ = self.lane.send(Input::Report(reply));
+        });
     }
 
     fn output(&mut self, output: Output) {
@@ -282,10 +313,15 @@ impl Pipeline {
                 self.change(Change::Forget(file));
             }
             Output::Tail(Event::Scanned(source)) => self.change(Change::Scanned(source)),
+            Output::Lost(reason, bytes) => {
+                self.memory.lost(bytes);
+                self.change(Change::Lost(reason, bytes));
+            }
         }
     }
 
     fn durable(&mut self, durable: Durable) {
+        self.memory.saving(!durable.failing);
         // A lane that has ended needs no news.
         if !durable.registered.is_empty() {
             let _ = self.lane.send(Input::Registered(durable.registered));
@@ -296,7 +332,10 @@ impl Pipeline {
     }
 
     fn link_event(&mut self, event: amqp::Event) {
+        self.memory.link(&event);
         match event {
+            // What nothing hangs on but what is told of it.
+            amqp::Event::Connecting { .. } | amqp::Event::Seen(_) => {}
             amqp::Event::Connected { address } => {
                 info!(address, "connected to the broker");
                 self.failure = None;
@@ -311,7 +350,8 @@ impl Pipeline {
                     );
                     self.failure = Some(failure.text);
                 }
-                self.relay.disconnected(failure.kind == FailureKind::Access);
+                let access_refused = failure.kind == FailureKind::Access;
+                self.act(|relay, _, _| relay.disconnected(access_refused));
             }
             amqp::Event::Outcome { tag, outcome } => {
                 let outcome = match outcome {
@@ -341,8 +381,9 @@ impl Pipeline {
                     info!("the broker takes messages again");
                 }
             }
-            amqp::Event::Drift(difference) => {
+            amqp::Event::Drift { queue, difference } => {
                 warn!(
+                    %queue,
                     difference,
                     "a queue is not as configured; publishing goes on"
                 );
@@ -354,6 +395,7 @@ impl Pipeline {
     fn act(&mut self, decide: impl FnOnce(&mut Relay, Instant, &mut Vec<Action>)) {
         let mut actions = Vec::new();
         decide(&mut self.relay, Instant::now(), &mut actions);
+        self.memory.relay(self.relay.state());
         for action in actions {
             match action {
                 Action::Publish {

@@ -227,6 +227,20 @@ impl Relay {
         self.window.is_empty() && !self.ledger.is_dirty()
     }
 
+    /// What it does at present, in one word for an operator.
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        match self.topology {
+            Topology::Offline => "offline",
+            Topology::Checking => "checking",
+            Topology::Good(_) | Topology::Rechecking if self.refusing.is_some() => "refused",
+            Topology::Good(_) | Topology::Rechecking => "publishing",
+            Topology::Settling(_) => "settling",
+            Topology::Making => "making",
+            Topology::Bad(_) => "waiting",
+        }
+    }
+
     /// When [`Relay::advance`] has something to do although nothing happens.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {

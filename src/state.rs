@@ -15,7 +15,9 @@ use rustix::fs::{FlockOperation, OFlags};
 use sha2::{Digest, Sha256};
 use tracing::{error, info, warn};
 
-use crate::model::{AgentId, Confirmed, FileId, FileRecord, Identity, LogPath, Mark, Proof};
+use crate::model::{
+    AgentId, Confirmed, FileId, FileRecord, Identity, LogPath, Mark, Proof, Skipped,
+};
 
 /// The schema that this version writes.
 const SCHEMA: i64 = 1;
@@ -84,6 +86,8 @@ pub struct Loaded {
     pub files: Vec<FileRecord>,
     /// The sources that were scanned before.
     pub scanned: HashSet<String>,
+    /// Bytes that were ever lost.
+    pub lost_bytes: u64,
 }
 
 /// What is to be made durable.
@@ -99,6 +103,8 @@ pub enum Change {
     Forget(FileId),
     /// A source's first scan is done.
     Scanned(Arc<str>),
+    /// So many more bytes are lost.
+    Lost(Skipped, u64),
 }
 
 /// What is durable now.
@@ -108,6 +114,8 @@ pub struct Durable {
     pub registered: Vec<FileId>,
     /// Marks.
     pub confirmed: Vec<Confirmed>,
+    /// Nothing is: saving fails, and is tried again.
+    pub failing: bool,
 }
 
 impl State {
@@ -164,6 +172,10 @@ impl State {
                     Err(error) if !failing => {
                         failing = true;
                         error!(%error, "state cannot be saved; trying again, new files wait");
+                        durable(Durable {
+                            failing,
+                            ..Durable::default()
+                        });
                     }
                     Err(_) => {}
                 }
@@ -198,7 +210,7 @@ fn outcome(group: Vec<Change>) -> Durable {
         match change {
             Change::Register(record) => durable.registered.push(record.id),
             Change::Confirmed(confirmed) => durable.confirmed.push(confirmed),
-            Change::Identified(..) | Change::Forget(_) | Change::Scanned(_) => {}
+            Change::Identified(..) | Change::Forget(_) | Change::Scanned(_) | Change::Lost(..) => {}
         }
     }
     durable
@@ -264,6 +276,14 @@ fn apply(database: &Connection, change: &Change) -> rusqlite::Result<()> {
                 .execute([id.0])?;
         }
         Change::Scanned(source) => insert_scanned(database, source)?,
+        Change::Lost(reason, bytes) => {
+            database
+                .prepare_cached(
+                    "INSERT INTO lost (reason, bytes) VALUES (?1, ?2)
+                     ON CONFLICT (reason) DO UPDATE SET bytes = bytes + ?2",
+                )?
+                .execute(params![reason.as_str(), bytes.cast_signed()])?;
+        }
     }
     Ok(())
 }
@@ -410,6 +430,8 @@ fn prepare(database: &Connection, schema: i64) -> rusqlite::Result<()> {
              ) WITHOUT ROWID;
              -- Sources whose first scan is done: what appears later is read from its beginning.
              CREATE TABLE sources (name TEXT PRIMARY KEY) WITHOUT ROWID;
+             -- Bytes that could not be delivered, by the reason that the wire format has for them.
+             CREATE TABLE lost (reason TEXT PRIMARY KEY, bytes INTEGER NOT NULL) WITHOUT ROWID;
              PRAGMA user_version = {SCHEMA};
              COMMIT;"
         ))?;
@@ -431,10 +453,15 @@ fn load(database: &Connection, agent: AgentId) -> rusqlite::Result<Loaded> {
         .prepare("SELECT name FROM sources")?
         .query_map([], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
+    let lost_bytes: i64 =
+        database.query_row("SELECT coalesce(sum(bytes), 0) FROM lost", [], |row| {
+            row.get(0)
+        })?;
     Ok(Loaded {
         agent,
         files,
         scanned,
+        lost_bytes: lost_bytes.cast_unsigned(),
     })
 }
 
@@ -564,9 +591,12 @@ mod tests {
         };
         commit(&mut state, Change::Confirmed(confirmed));
         commit(&mut state, Change::Scanned("app".into()));
+        commit(&mut state, Change::Lost(Skipped::Truncated, 30));
+        commit(&mut state, Change::Lost(Skipped::Truncated, 12));
         drop(state);
         let (mut state, again) = open(&path).expect("opened again");
         assert_eq!(again.agent, first.agent);
+        assert_eq!((first.lost_bytes, again.lost_bytes), (0, 42));
         assert_eq!(
             again.files,
             [FileRecord {

@@ -1,12 +1,15 @@
-//! The system calls on files that the standard library does not have, or not safely enough.
+//! The system calls on files and sockets that the standard library does not have, or not safely enough.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Component, Path};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
 /// What `statx` says of an open file.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +22,8 @@ pub struct FileStatus {
     pub born: Option<i64>,
     /// Bytes.
     pub size: u64,
+    /// When it was last written to: nanoseconds since 1970.
+    pub modified: i64,
     /// Names that it has; 0 once it is deleted.
     pub links: u32,
     /// Owner.
@@ -40,11 +45,17 @@ pub fn status(file: &File) -> io::Result<FileStatus> {
             .saturating_mul(1_000_000_000)
             .saturating_add(i64::from(stat.stx_btime.tv_nsec))
     });
+    let modified = stat
+        .stx_mtime
+        .tv_sec
+        .saturating_mul(1_000_000_000)
+        .saturating_add(i64::from(stat.stx_mtime.tv_nsec));
     Ok(FileStatus {
         dev: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
         ino: stat.stx_ino,
         born,
         size: stat.stx_size,
+        modified,
         links: stat.stx_nlink,
         owner: stat.stx_uid,
         regular: FileType::from_raw_mode(stat.stx_mode.into()) == FileType::RegularFile,
@@ -130,4 +141,72 @@ pub fn raise_open_files_limit() -> Option<u64> {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
     }
+}
+
+/// Longest path of a Unix socket: `sun_path` less its final NUL.
+const SOCKET_PATH_MAX: usize = 107;
+
+/// Opens a directory that is not a symbolic link, as a place to find names in.
+///
+/// # Errors
+/// As `open(2)`: `ENOTDIR` or `ELOOP` for a symbolic link.
+pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(CWD, path, flags, Mode::empty())?)
+}
+
+/// Listens on a new Unix socket called `name` in `directory`, whose path is `path`. It is the
+/// owner's alone from its first moment on.
+///
+/// # Errors
+/// As `bind(2)`: `EADDRINUSE` when there is something of that name, also a symbolic link.
+pub fn listen(directory: &OwnedFd, name: &OsStr, path: &Path) -> io::Result<UnixListener> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // Linux makes the file with the mode that the socket has (unix_bind_bsd in af_unix.c); a
+    // chmod afterwards would come too late, and a umask would be every thread's.
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    rustix::net::bind(&socket, &socket_address(directory, name, path)?)?;
+    rustix::net::listen(&socket, 64)?;
+    Ok(UnixListener::from(socket))
+}
+
+/// Connects to the Unix socket called `name` in `directory`, whose path is `path`. Does not wait:
+/// `EAGAIN` says that somebody listens there and is busy.
+///
+/// # Errors
+/// As `connect(2)`: `ECONNREFUSED` when nobody listens.
+pub fn connect(directory: &OwnedFd, name: &OsStr, path: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &socket_address(directory, name, path)?)?;
+    Ok(UnixStream::from(socket))
+}
+
+/// The path itself where it fits, for that is what `ss` shows; otherwise the way through the
+/// directory's descriptor.
+fn socket_address(directory: &OwnedFd, name: &OsStr, path: &Path) -> io::Result<SocketAddrUnix> {
+    if path.as_os_str().len() <= SOCKET_PATH_MAX {
+        return Ok(SocketAddrUnix::new(path)?);
+    }
+    let through = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    Ok(SocketAddrUnix::new(Path::new(&through).join(name))?)
+}
+
+/// What a name in a directory is: device, inode, and whether it is a socket. Follows no link.
+///
+/// # Errors
+/// As `fstatat(2)`.
+pub fn socket_at(directory: &OwnedFd, name: &OsStr) -> io::Result<((u64, u64), bool)> {
+    let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let is_socket = FileType::from_raw_mode(stat.st_mode) == FileType::Socket;
+    Ok(((stat.st_dev, stat.st_ino), is_socket))
+}
+
+/// Removes a name from a directory.
+///
+/// # Errors
+/// As `unlinkat(2)`.
+pub fn remove_at(directory: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    Ok(rustix::fs::unlinkat(directory, name, AtFlags::empty())?)
 }

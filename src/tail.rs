@@ -5,6 +5,7 @@
 pub mod discover;
 pub mod identity;
 pub mod reader;
+pub mod report;
 pub mod watch;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -23,6 +24,7 @@ use crate::sys::{self, FileStatus};
 use discover::{Found, Scan};
 use identity::Growth;
 use reader::{Reader, Scratch};
+use report::Ages;
 
 /// A pause after a read failed, and the longest one.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -82,6 +84,9 @@ pub struct Tailed {
     pub confirmed: Mark,
     /// How long it was when new bytes were last read of it.
     pub size_seen: u64,
+    /// From here on its bytes were counted as lost.
+    pub lost_from: Option<u64>,
+    ages: Ages,
     identity: Option<Identity>,
     /// Its present name among those that match; nothing once it was renamed out of them or
     /// deleted.
@@ -191,7 +196,8 @@ pub struct Tail {
     /// inode number comes back with another file.
     left_alone: HashMap<(u64, u64), (u64, i128)>,
     ready: VecDeque<FileId>,
-    refused: HashMap<PathBuf, String>,
+    /// Index of the source, and why not.
+    refused: HashMap<PathBuf, (usize, String)>,
     events: Vec<Event>,
 }
 
@@ -393,7 +399,7 @@ impl Tail {
             .recognise(&file, &status)
             .and_then(|known| self.adopt(found, &found.path, file, &status, known, now));
         if let Err(error) = adopted {
-            self.refuse(&found.path, &error.to_string());
+            self.refuse(found, &error.to_string());
         }
     }
 
@@ -447,7 +453,7 @@ impl Tail {
             }
         });
         if let Err(error) = taken {
-            self.refuse(&found.path, &error.to_string());
+            self.refuse(found, &error.to_string());
         }
         self.queue_behind(&base, found);
     }
@@ -601,17 +607,17 @@ impl Tail {
             // Renamed or deleted since the scan; the next scan tells.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
-                self.refuse(&found.path, &error.to_string());
+                self.refuse(found, &error.to_string());
                 return None;
             }
         };
         if !status.regular {
-            self.refuse(&found.path, "not a regular file");
+            self.refuse(found, "not a regular file");
             return None;
         }
         if status.links > 1 && !owner_matches_directory(&found.path, &status) {
             let reason = "hard link to a file of another owner than its directory's";
-            self.refuse(&found.path, reason);
+            self.refuse(found, reason);
             return None;
         }
         // Another file than the scan saw at this path, and one that is open already.
@@ -625,10 +631,12 @@ impl Tail {
     }
 
     /// Says once why a file is not read, and again when the reason changes.
-    fn refuse(&mut self, path: &Path, reason: &str) {
-        if self.refused.get(path).map(String::as_str) != Some(reason) {
-            warn!(?path, reason, "log file cannot be read");
-            self.refused.insert(path.to_path_buf(), reason.to_owned());
+    fn refuse(&mut self, found: &Found, reason: &str) {
+        let said = self.refused.get(&found.path);
+        if said.is_none_or(|(_, before)| before != reason) {
+            warn!(path = ?found.path, reason, "log file cannot be read");
+            let refused = (found.source, reason.to_owned());
+            self.refused.insert(found.path.clone(), refused);
         }
     }
 
@@ -674,6 +682,8 @@ impl Tail {
             eof_batched: false,
             confirmed: Mark::default(),
             size_seen: 0,
+            lost_from: None,
+            ages: Ages::default(),
             identity: None,
             link: Some(found.path.clone()),
             inode,
@@ -890,6 +900,7 @@ impl Tail {
             info!(path = ?file.origin.path, error = %failure.kind, "log file can be read again");
         }
         if let (Some(identity), Some(reader)) = (&file.identity, &file.reader) {
+            file.ages.read(reader.read_to(), now);
             file.size_seen = sys::status(reader.file())?.size;
             match identity::grow(reader.file(), identity)? {
                 Growth::To(grown) => {
@@ -989,6 +1000,8 @@ impl Tail {
             eof_batched: false,
             confirmed: Mark::default(),
             size_seen: 0,
+            lost_from: None,
+            ages: Ages::default(),
             identity: None,
             link: link.clone(),
             inode: old.inode,
@@ -1060,6 +1073,7 @@ impl Tail {
                 continue;
             };
             file.confirmed = *mark;
+            file.ages.confirmed(mark.offset);
             let done =
                 *eof && file.eof_batched && mark.offset == file.batched.offset && file.is_left();
             if done && !self.has_grown(*id) {

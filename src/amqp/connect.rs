@@ -79,12 +79,25 @@ impl fmt::Display for Address {
             f,
             "{}://{}@{}:{}/{}",
             self.0.scheme,
-            authority.userinfo.username,
+            percent_encoded(&authority.userinfo.username),
             authority.host,
             authority.port,
-            self.0.vhost.replace('/', "%2f")
+            percent_encoded(&self.0.vhost)
         )
     }
+}
+
+/// As it stands in an address: the parser has decoded it.
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02x}"));
+        }
+    }
+    encoded
 }
 
 impl fmt::Debug for Address {

@@ -262,13 +262,13 @@ impl<'a> Session<'a> {
         let topology = self.settings.topology.clone();
         let compare = !self.compared;
         Box::pin(async move {
-            let checked = topology::check(&connection, &topology).await?;
+            let (checked, seen) = topology::check(&connection, &topology).await?;
             if checked != Checked::Good || !compare {
-                return Ok(Answer::Checked(checked, Vec::new()));
+                return Ok(Answer::Checked(checked, seen, Vec::new()));
             }
             let comparison = topology::compare_and_bind(&connection, &topology).await?;
             let checked = comparison.wrong.map_or(checked, Checked::Wrong);
-            Ok(Answer::Checked(checked, comparison.drift))
+            Ok(Answer::Checked(checked, seen, comparison.drift))
         })
     }
 
@@ -280,13 +280,14 @@ impl<'a> Session<'a> {
 
     fn answered(&mut self, answer: Answer) {
         match answer {
-            Answer::Checked(checked, drift) => {
+            Answer::Checked(checked, seen, drift) => {
                 let good = checked == Checked::Good;
                 self.worked |= good;
                 self.compared |= good;
-                for difference in drift {
-                    self.tell(Event::Drift(difference));
+                for (queue, difference) in drift {
+                    self.tell(Event::Drift { queue, difference });
                 }
+                self.tell(Event::Seen(seen));
                 self.tell(Event::Checked(checked));
             }
             Answer::Made(made) => self.tell(Event::Made(made)),
@@ -307,7 +308,7 @@ impl<'a> Session<'a> {
 }
 
 enum Answer {
-    Checked(Checked, Vec<String>),
+    Checked(Checked, topology::Seen, Vec<(Arc<str>, String)>),
     Made(Result<(), String>),
 }
 

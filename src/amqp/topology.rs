@@ -1,6 +1,8 @@
 //! Exchange and queues: looked for on channels of their own, because the broker answers what it
 //! does not like by closing the channel.
 
+use std::sync::Arc;
+
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Connection, Error, ErrorKind, ExchangeKind};
@@ -12,9 +14,15 @@ pub(super) const ACCESS_REFUSED: u16 = 403;
 pub(super) const NOT_FOUND: u16 = 404;
 pub(super) const PRECONDITION_FAILED: u16 = 406;
 
+/// Queues by name, and whether each is there.
+pub(super) type Seen = Vec<(Arc<str>, bool)>;
+
 /// Looks for the exchange and every queue by passive declares, which need no rights.
-pub(super) async fn check(connection: &Connection, topology: &Topology) -> Result<Checked, Error> {
-    let mut missing = Vec::new();
+pub(super) async fn check(
+    connection: &Connection,
+    topology: &Topology,
+) -> Result<(Checked, Seen), Error> {
+    let (mut missing, mut seen) = (Vec::new(), Seen::new());
     match on_channel(connection, async |channel| {
         declare_exchange(&channel, topology, true).await
     })
@@ -22,24 +30,30 @@ pub(super) async fn check(connection: &Connection, topology: &Topology) -> Resul
     {
         Answer::Yes => {}
         Answer::No(NOT_FOUND, _) => missing.push(format!("exchange {}", topology.exchange)),
-        Answer::No(_, text) => return Ok(Checked::Wrong(text)),
+        Answer::No(_, text) => return Ok((Checked::Wrong(text), seen)),
     }
-    for queue in topology.queues.iter().filter(|queue| queue.required) {
-        match on_channel(connection, async |channel| {
+    for queue in &topology.queues {
+        let answer = on_channel(connection, async |channel| {
             declare_queue(&channel, queue, true).await
-        })
-        .await?
-        {
-            Answer::Yes => {}
-            Answer::No(NOT_FOUND, _) => missing.push(format!("queue {}", queue.name)),
-            Answer::No(_, text) => return Ok(Checked::Wrong(text)),
+        });
+        match answer.await? {
+            Answer::Yes => seen.push((Arc::clone(&queue.name), true)),
+            Answer::No(NOT_FOUND, _) => {
+                seen.push((Arc::clone(&queue.name), false));
+                if queue.required {
+                    missing.push(format!("queue {}", queue.name));
+                }
+            }
+            Answer::No(_, text) if queue.required => return Ok((Checked::Wrong(text), seen)),
+            Answer::No(..) => {}
         }
     }
-    Ok(if missing.is_empty() {
+    let checked = if missing.is_empty() {
         Checked::Good
     } else {
         Checked::Missing(missing)
-    })
+    };
+    Ok((checked, seen))
 }
 
 /// What an active declare says about objects that exist: that they are as configured, that they
@@ -62,7 +76,7 @@ pub(super) async fn compare_and_bind(
             declare_queue(&channel, queue, false).await
         });
         if let Answer::No(PRECONDITION_FAILED, text) = declared.await? {
-            comparison.drift.push(text);
+            comparison.drift.push((Arc::clone(&queue.name), text));
         }
         if !topology.declare {
             continue;
@@ -82,7 +96,7 @@ pub(super) struct Comparison {
     /// The exchange is of another type: nothing can be published.
     pub(super) wrong: Option<String>,
     /// Queues with another type or other arguments.
-    pub(super) drift: Vec<String>,
+    pub(super) drift: Vec<(Arc<str>, String)>,
 }
 
 /// Makes what is missing and binds everything. Objects that exist are left as they are.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::Failure;
+use crate::telemetry::Recent;
 use crate::{config, daemon};
 
 pub(super) const EXAMPLES: &str = "\
@@ -17,8 +18,8 @@ The smallest configuration, for a RabbitMQ on this host:
 Exit codes: 0 stopped by SIGTERM or SIGINT, 70 internal error, 74 I/O error,
 75 another agent holds the state directory, 77 permission, 78 bad configuration.";
 
-pub(super) fn run(path: &Path) -> Result<(), Failure> {
+pub(super) fn run(path: &Path, recent: Recent) -> Result<(), Failure> {
     let config = config::load(path)?;
-    daemon::run(&config)?;
+    daemon::run(&config, recent)?;
     Ok(())
 }

@@ -289,6 +289,8 @@ impl Rig {
                     let covered = self.covered.get(&id).copied().unwrap_or(0);
                     assert!(mark.offset <= covered, "resumed beyond what was delivered");
                 }
+                // What is lost is judged by the ranges that say so.
+                Output::Lost(..) => {}
                 Output::Batch(batch) => self.batch(&batch),
             }
         }

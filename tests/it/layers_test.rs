@@ -22,21 +22,27 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     (
         "pipeline",
         &[
-            "amqp", "config", "lane", "publish", "relay", "state", "tail",
+            "amqp", "config", "lane", "publish", "relay", "state", "status", "tail",
         ],
     ),
-    ("daemon", &["config", "pipeline", "state"]),
-    ("cli", &["amqp", "config", "daemon", "state", "tail"]),
+    ("daemon", &["config", "pipeline", "state", "status"]),
+    (
+        "cli",
+        &["amqp", "config", "daemon", "state", "status", "tail"],
+    ),
     ("model", &[]),
     ("wire", &[]),
     ("sys", &[]),
     ("secret", &[]),
+    ("status", &[]),
     ("telemetry", &[]),
 ];
 const EVERYBODYS: &[&str] = &["model", "wire", "sys", "secret", "telemetry"];
 
 /// Modules that decide without I/O, and the crates and modules that would be I/O.
-const PURE: &[&str] = &["lines", "batch", "relay", "publish", "ledger", "wire"];
+const PURE: &[&str] = &[
+    "lines", "batch", "relay", "publish", "ledger", "wire", "status",
+];
 const IO: &[&str] = &[
     "fs", "net", "thread", "process", "tokio", "lapin", "rustix", "rusqlite",
 ];

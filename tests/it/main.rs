@@ -14,6 +14,7 @@ mod configuration_test;
 mod delivery_test;
 mod layers_test;
 mod oracle_test;
+mod status_test;
 #[allow(
     dead_code,
     reason = "some pieces still wait for the tests that use them"

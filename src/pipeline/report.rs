@@ -1,0 +1,462 @@
+//! What the pipeline remembers so that it can tell how the daemon is, and the way of a question
+//! through it. Nobody waits here: who asks, waits.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::amqp;
+use crate::config::Config;
+use crate::lane;
+use crate::model::AgentId;
+use crate::status::{self, BrokerState, FileState, SpoolMode, Status, time};
+use crate::tail::report::{Condition, FileReport};
+use crate::telemetry::{Logged, Recent};
+
+/// Questions that may wait for the pipeline.
+const QUESTIONS_MAX: usize = 16;
+/// A stage that takes longer than this to answer counts as silent.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Discovery counts as silent after so many poll intervals without a scan.
+const SCANS_MISSED: u32 = 30;
+
+/// Asks the pipeline how it is.
+#[derive(Clone, Debug)]
+pub struct Ask(mpsc::Sender<Question>);
+
+/// What was asked, at the pipeline's end.
+pub type Questions = mpsc::Receiver<Question>;
+
+/// One question.
+#[derive(Debug)]
+pub struct Question(oneshot::Sender<Answer>);
+
+/// What the pipeline knows itself, at once, and what its lane will say.
+#[derive(Debug)]
+struct Answer {
+    status: Status,
+    asked: Instant,
+    started: Timestamp,
+    poll_interval: Duration,
+    lane: oneshot::Receiver<lane::Report>,
+}
+
+/// The pipeline does not answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the daemon does not answer")]
+pub struct Silent;
+
+/// Both ends of the way to the pipeline.
+#[must_use]
+pub fn questions() -> (Ask, Questions) {
+    let (ask, questions) = mpsc::channel(QUESTIONS_MAX);
+    (Ask(ask), questions)
+}
+
+impl Ask {
+    /// How the daemon is. What a stage does not say in time is told as not known.
+    ///
+    /// # Errors
+    /// Not even the pipeline said anything.
+    pub async fn status(&self) -> Result<Status, Silent> {
+        let asked = async {
+            let (reply, answer) = oneshot::channel();
+            self.0.send(Question(reply)).await.map_err(|_| Silent)?;
+            answer.await.map_err(|_| Silent)
+        };
+        let answer = tokio::time::timeout(PATIENCE, asked).await;
+        let mut answer = answer.map_err(|_| Silent)??;
+        if let Ok(Ok(report)) = tokio::time::timeout(PATIENCE, &mut answer.lane).await {
+            answer.add_lane(&report);
+        } else {
+            let lane = stage("lane", "silent", wall_clock(answer.asked));
+            answer.status.stages.insert(0, lane);
+        }
+        Ok(answer.status)
+    }
+}
+
+/// A word, and since when it holds.
+#[derive(Debug)]
+struct Since<T> {
+    value: T,
+    at: Timestamp,
+}
+
+impl<T: PartialEq> Since<T> {
+    fn new(value: T) -> Self {
+        let at = Timestamp::now();
+        Self { value, at }
+    }
+
+    fn set(&mut self, value: T) {
+        if self.value != value {
+            *self = Self::new(value);
+        }
+    }
+}
+
+/// What is remembered.
+pub(super) struct Memory {
+    agent: AgentId,
+    host: Arc<str>,
+    config: status::Config,
+    sources: Vec<Arc<str>>,
+    poll_interval: Duration,
+    recent: Recent,
+    started: Instant,
+    started_at: Timestamp,
+    broker: Since<BrokerState>,
+    url: String,
+    last_error: Option<String>,
+    queues: Vec<status::Queue>,
+    relay: Since<&'static str>,
+    saving: Since<bool>,
+    lost_bytes: u64,
+}
+
+impl Memory {
+    pub(super) fn new(
+        config: &Config,
+        agent: AgentId,
+        lost_bytes: u64,
+        poll_interval: Duration,
+        recent: Recent,
+    ) -> Self {
+        let queue = |queue: &amqp::Queue| status::Queue {
+            name: queue.name.to_string(),
+            kind: queue.kind.as_str().to_owned(),
+            present: None,
+            required: queue.required,
+            drift: None,
+        };
+        let sources = config.sources.iter().map(|source| Arc::clone(&source.name));
+        let started_at = Timestamp::now();
+        Self {
+            agent,
+            host: Arc::clone(&config.host),
+            config: status::Config {
+                path: config.path.to_string_lossy().into_owned(),
+                loaded_at: time(config.loaded_at),
+                reload_error: None,
+            },
+            sources: sources.collect(),
+            poll_interval,
+            recent,
+            started: Instant::now(),
+            started_at,
+            broker: Since::new(BrokerState::Connecting),
+            url: String::new(),
+            last_error: None,
+            queues: config.broker.topology.queues.iter().map(queue).collect(),
+            relay: Since::new("offline"),
+            saving: Since::new(true),
+            lost_bytes,
+        }
+    }
+
+    /// Takes note of what the link reports.
+    pub(super) fn link(&mut self, event: &amqp::Event) {
+        match event {
+            amqp::Event::Connecting { address } => self.url.clone_from(address),
+            amqp::Event::Connected { address } => {
+                self.url.clone_from(address);
+                self.broker.set(BrokerState::Connected);
+            }
+            amqp::Event::Disconnected(failure) => {
+                self.last_error = Some(failure.text.clone());
+                let had = matches!(
+                    self.broker.value,
+                    BrokerState::Connected | BrokerState::Blocked
+                );
+                self.broker.set(if had {
+                    BrokerState::Connecting
+                } else {
+                    BrokerState::Down
+                });
+                for queue in &mut self.queues {
+                    (queue.present, queue.drift) = (None, None);
+                }
+            }
+            amqp::Event::Blocked(reason) => {
+                self.last_error = Some(format!("blocked: {reason}"));
+                self.broker.set(BrokerState::Blocked);
+            }
+            amqp::Event::Unblocked => self.broker.set(BrokerState::Connected),
+            amqp::Event::Seen(seen) => {
+                for (name, present) in seen {
+                    self.queue(name).for_each(|queue| {
+                        queue.present = Some(*present);
+                    });
+                }
+            }
+            amqp::Event::Drift { queue, difference } => {
+                self.queue(queue).for_each(|queue| {
+                    queue.drift = Some(difference.clone());
+                });
+            }
+            amqp::Event::Outcome { .. } | amqp::Event::Checked(_) | amqp::Event::Made(_) => {}
+        }
+    }
+
+    fn queue(&mut self, name: &str) -> impl Iterator<Item = &mut status::Queue> {
+        self.queues
+            .iter_mut()
+            .filter(move |queue| queue.name == name)
+    }
+
+    /// Takes note of what the relay does.
+    pub(super) fn relay(&mut self, state: &'static str) {
+        self.relay.set(state);
+    }
+
+    /// Takes note of whether the state can be saved.
+    pub(super) fn saving(&mut self, works: bool) {
+        self.saving.set(works);
+    }
+
+    /// So many more bytes are lost.
+    pub(super) fn lost(&mut self, bytes: u64) {
+        self.lost_bytes = self.lost_bytes.saturating_add(bytes);
+    }
+
+    /// Answers; the lane is given `reply` to say its part.
+    pub(super) fn answer(
+        &self,
+        question: Question,
+        in_flight: usize,
+        ask_lane: impl FnOnce(oneshot::Sender<lane::Report>),
+    ) {
+        let (reply, lane) = oneshot::channel();
+        ask_lane(reply);
+        let answer = Answer {
+            status: self.status(in_flight),
+            asked: Instant::now(),
+            started: self.started_at,
+            poll_interval: self.poll_interval,
+            lane,
+        };
+        // Who asked may have stopped waiting.
+        let _ = question.0.send(answer);
+    }
+
+    /// All but what the lane knows.
+    fn status(&self, in_flight: usize) -> Status {
+        let unknown = |name: &Arc<str>| status::Source {
+            name: name.to_string(),
+            files: None,
+            lines: None,
+            dropped: None,
+            lag: None,
+        };
+        let saving = if self.saving.value {
+            "running"
+        } else {
+            "failing"
+        };
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            agent: self.agent.to_string(),
+            host: self.host.to_string(),
+            pid: std::process::id(),
+            uptime_s: self.started.elapsed().as_secs(),
+            config: self.config.clone(),
+            broker: status::Broker {
+                state: self.broker.value,
+                url: self.url.clone(),
+                since: time(self.broker.at),
+                last_error: self.last_error.clone(),
+                in_flight_bytes: in_flight as u64,
+            },
+            queues: self.queues.clone(),
+            spool: status::Spool {
+                bytes: 0,
+                limit_bytes: 0,
+                segments: 0,
+                mode: SpoolMode::Direct,
+                full_in_s: None,
+            },
+            sources: self.sources.iter().map(unknown).collect(),
+            files: None,
+            stages: vec![
+                stage("relay", self.relay.value, self.relay.at),
+                stage("link", "running", self.started_at),
+                stage("state", saving, self.saving.at),
+            ],
+            lost_bytes: self.lost_bytes,
+            errors: self.recent.entries().into_iter().map(logged).collect(),
+        }
+    }
+}
+
+impl Answer {
+    /// Adds what the lane said.
+    fn add_lane(&mut self, report: &lane::Report) {
+        let status = &mut self.status;
+        for (source, (name, lines)) in status.sources.iter_mut().zip(&report.sources) {
+            debug_assert_eq!(source.name, **name, "both in the configuration's order");
+            (source.files, source.lag) = (Some(0), Some(0));
+            // Filters are not built yet.
+            (source.lines, source.dropped) = (Some(*lines), Some(0));
+        }
+        let mut files = Vec::with_capacity(report.files.len());
+        for file in &report.files {
+            let lag = file.size.saturating_sub(file.confirmed);
+            let source = &mut status.sources[file.source];
+            source.files = source.files.map(|files| files + 1);
+            source.lag = source.lag.map(|sum| sum.saturating_add(lag));
+            files.push(shown(file, &source.name, lag));
+        }
+        files.sort_by(|a, b| (&a.path, &a.id).cmp(&(&b.path, &b.id)));
+        status.files = Some(files);
+
+        let lane = match report.full_since {
+            Some(since) => stage("lane", "full", wall_clock(since)),
+            None => stage("lane", "running", self.started),
+        };
+        let scanned = report.scanned.map_or(self.started, wall_clock);
+        let silence = Duration::try_from(Timestamp::now().duration_since(scanned));
+        let discovery = if silence.is_ok_and(|silence| silence > self.poll_interval * SCANS_MISSED)
+        {
+            stage("discovery", "silent", scanned)
+        } else {
+            stage("discovery", "running", self.started)
+        };
+        status.stages.splice(0..0, [discovery, lane]);
+    }
+}
+
+fn shown(file: &FileReport, source: &str, lag: u64) -> status::File {
+    status::File {
+        path: String::from_utf8_lossy(file.path.as_bytes()).into_owned(),
+        id: file.id.map(|id| id.to_string()),
+        source: source.to_owned(),
+        size: file.size,
+        read: file.read,
+        confirmed: file.confirmed,
+        lag,
+        oldest_unconfirmed_s: file.oldest_unconfirmed.map(|age| age.as_secs()),
+        state: match file.condition {
+            Condition::Active => FileState::Active,
+            Condition::Rotated => FileState::Rotated,
+            Condition::Deleted => FileState::Deleted,
+            Condition::Unreadable => FileState::Unreadable,
+        },
+    }
+}
+
+fn stage(name: &str, state: &str, since: Timestamp) -> status::Stage {
+    status::Stage {
+        name: name.to_owned(),
+        state: state.to_owned(),
+        since: time(since),
+    }
+}
+
+fn logged(logged: Logged) -> status::Error {
+    status::Error {
+        time: time(logged.at),
+        level: logged.level.to_string(),
+        message: logged.message,
+    }
+}
+
+/// The time of day at which `instant` was.
+fn wall_clock(instant: Instant) -> Timestamp {
+    let now = Timestamp::now();
+    now.checked_sub(instant.elapsed()).unwrap_or(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory() -> Memory {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("fantail.toml");
+        std::fs::write(&path, "[[source]]\ninclude = [\"/a.log\"]\n").expect("written");
+        let config = crate::config::load(&path).expect("valid");
+        let agent = AgentId([1; 16]);
+        Memory::new(&config, agent, 7, Duration::from_secs(1), Recent::default())
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime")
+            .block_on(future)
+    }
+
+    #[test]
+    fn what_a_silent_lane_would_know_is_told_as_unknown() {
+        let (ask, mut questions) = questions();
+        let mut held = None;
+        let (status, ()) = block_on(async {
+            tokio::join!(ask.status(), async {
+                let question = questions.recv().await.expect("asked");
+                memory().answer(question, 5, |reply| held = Some(reply));
+            })
+        });
+        let status = status.expect("the pipeline answered");
+        assert!(status.files.is_none());
+        assert_eq!(status.sources[0].lag, None);
+        assert_eq!(status.lost_bytes, 7);
+        assert_eq!(status.broker.in_flight_bytes, 5);
+        assert_eq!(
+            (&*status.stages[0].name, &*status.stages[0].state),
+            ("lane", "silent")
+        );
+    }
+
+    #[test]
+    fn a_pipeline_that_does_not_answer_is_not_waited_for() {
+        let (ask, questions) = questions();
+        assert!(block_on(ask.status()).is_err());
+        drop(questions);
+        assert!(block_on(ask.status()).is_err());
+    }
+
+    #[test]
+    fn a_connection_is_down_only_after_an_attempt_failed() {
+        let failed = || {
+            amqp::Event::Disconnected(amqp::Failure {
+                text: "refused".to_owned(),
+                kind: amqp::FailureKind::Other,
+            })
+        };
+        let address = String::new;
+        let mut memory = memory();
+        let mut states = Vec::new();
+        for event in [
+            amqp::Event::Connecting { address: address() },
+            failed(),
+            amqp::Event::Connecting { address: address() },
+            amqp::Event::Connected { address: address() },
+            amqp::Event::Seen(vec![("search".into(), true)]),
+            amqp::Event::Blocked("low on disk".to_owned()),
+            failed(),
+            failed(),
+        ] {
+            memory.link(&event);
+            let search = memory.queues.iter().find(|queue| queue.name == "search");
+            states.push((memory.broker.value, search.and_then(|queue| queue.present)));
+        }
+        use BrokerState::{Blocked, Connected, Connecting, Down};
+        assert_eq!(
+            states,
+            [
+                (Connecting, None),
+                (Down, None),
+                (Down, None),
+                (Connected, None),
+                (Connected, Some(true)),
+                (Blocked, Some(true)),
+                (Connecting, None),
+                (Down, None),
+            ]
+        );
+    }
+}
