@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod amqp;
 pub mod broker;
+pub mod debian;
 pub mod json;
 pub mod leash;
 pub mod made;
