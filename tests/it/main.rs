@@ -9,6 +9,7 @@
     unreachable_pub
 )]
 
+mod consumers_test;
 mod delivery_test;
 mod layers_test;
 mod oracle_test;
