@@ -21,6 +21,7 @@ use crate::support::message::{Header, Message};
 use crate::support::oracle::Ledger;
 use crate::support::process::Process;
 use crate::support::random::Random;
+use crate::support::readme::printed;
 use crate::support::wait::wait_for;
 use crate::support::writers::{Writer, append, log_text, numbered_lines};
 
@@ -38,7 +39,7 @@ struct Line {
 #[test]
 fn the_printed_python_consumer_has_every_line_once_over_kills_of_the_agent_and_of_itself() {
     let directory = tempfile::tempdir().unwrap();
-    let program = printed("consumer.py", directory.path());
+    let program = written("consumer.py", directory.path());
     let database = directory.path().join("lines.db");
     let consumer = |url: &str| {
         // Debian's, whose pika it is: there may be another in PATH.
@@ -53,7 +54,7 @@ fn the_printed_python_consumer_has_every_line_once_over_kills_of_the_agent_and_o
 #[test]
 fn the_printed_go_consumer_has_every_line_once_over_kills_of_the_agent_and_of_itself() {
     let directory = tempfile::tempdir().unwrap();
-    let program = built(&printed("consumer.go", directory.path()));
+    let program = built(&written("consumer.go", directory.path()));
     let kept = directory.path().join("kept");
     fs::create_dir(&kept).unwrap();
     let consumer = |url: &str| {
@@ -72,7 +73,7 @@ fn the_printed_go_consumer_has_every_line_once_over_kills_of_the_agent_and_of_it
 struct Sent(BTreeMap<String, Vec<u8>>);
 
 /// Fills a queue with repeats of many kinds, and lets `consumer` take it, killed once in between,
-/// until it comes to a message that it must refuse, the last one. `crash` leaves behind what a kill at
+/// until it comes to a message that it must refuse, the last one, and then a few more of these. `crash` leaves behind what a kill at
 /// the worst moment would.
 fn has_every_line_once(
     version: Version,
@@ -107,12 +108,15 @@ fn has_every_line_once(
     drop(first);
     crash();
 
-    let mut second = start();
-    let status = second.wait(2 * MINUTE);
+    for (message, word) in unreadable() {
+        amqp.publish_message(&message);
+        let status = start().wait(2 * MINUTE);
+        let said = fs::read_to_string(&said).unwrap();
+        assert!(!status.success() && said.contains(word), "{said}");
+        wait_for(MINUTE, "only what it refused is left", || ready() == 1);
+        amqp.purge_queue(QUEUE);
+    }
     leash.hold(&[]);
-    let said = fs::read_to_string(&said).unwrap();
-    assert!(!status.success() && said.contains("zstd"), "{said}");
-    wait_for(MINUTE, "only what it refused is left", || ready() == 1);
     sent
 }
 
@@ -162,9 +166,25 @@ fn fill_with_a_killed_agent(broker: &Broker) -> Sent {
     Sent(sent)
 }
 
+/// Messages that a consumer of ndjson must leave in the queue, and what it complains about.
+fn unreadable() -> Vec<(Message, &'static str)> {
+    let message = || batches(b"a line\n", 1).remove(0);
+    let mut later = message();
+    later.kind = Some("fantail.batch.v2".to_owned());
+    let mut raw = message();
+    raw.content_type = Some("text/plain".to_owned());
+    let mut packed = message();
+    packed.content_encoding = Some("zstd".to_owned());
+    vec![
+        (packed, "zstd"),
+        (raw, "text/plain"),
+        (later, "fantail.batch.v2"),
+    ]
+}
+
 /// What an agent sends only when much comes together: ranges that overlap out of their order or end
 /// inside a line, a compressed batch, messages without lines, keys and headers of a later version.
-/// Last comes what a consumer cannot read. Returns the content of the file.
+/// Returns the content of the file.
 fn fill_by_hand(broker: &Broker) -> Vec<u8> {
     let amqp = broker.amqp();
     let content = numbered_lines("made", 1000);
@@ -195,10 +215,6 @@ fn fill_by_hand(broker: &Broker) -> Vec<u8> {
     let mut end = made::range(content.len(), content.len());
     end["eof"] = true.into();
     messages.push(ranges_only(&[end]));
-    messages.push(Message {
-        content_encoding: Some("zstd".to_owned()),
-        ..messages[1].clone()
-    });
     for message in &messages {
         amqp.publish_message(message);
     }
@@ -280,16 +296,10 @@ fn objects_of(file: &Path) -> Vec<Line> {
     text.lines().map(line).collect()
 }
 
-/// Writes the code block of README.md that has `name` in its first line to a file of that name.
-fn printed(name: &str, directory: &Path) -> PathBuf {
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = fs::read_to_string(readme).unwrap();
-    let (_, block) = readme
-        .split_once(&format!(" {name}\n"))
-        .unwrap_or_else(|| panic!("README.md has no code block {name}"));
-    let (code, _) = block.split_once("\n```\n").expect("the block ends");
+/// Writes what README.md prints to a file of that name.
+fn written(name: &str, directory: &Path) -> PathBuf {
     let path = directory.join(name);
-    fs::write(&path, format!("{code}\n")).unwrap();
+    fs::write(&path, printed(name)).unwrap();
     path
 }
 

@@ -9,6 +9,7 @@
     unreachable_pub
 )]
 
+mod broker_side_test;
 mod consumers_test;
 mod delivery_test;
 mod layers_test;

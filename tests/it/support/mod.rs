@@ -13,5 +13,6 @@ pub mod oracle;
 pub mod ports;
 pub mod process;
 pub mod random;
+pub mod readme;
 pub mod wait;
 pub mod writers;
