@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::support::agent::{Agent, Config};
 use crate::support::amqp::Consumer;
-use crate::support::broker::Broker;
+use crate::support::broker::{Broker, Version};
 use crate::support::oracle::{Ledger, complete_lines};
 use crate::support::random::Random;
 use crate::support::wait::wait_for;
@@ -73,10 +73,18 @@ fn assert_all_queues_hold(broker: &Broker, files: &[(PathBuf, Vec<u8>)], repeats
 
 #[test]
 fn files_that_were_there_and_files_that_grow_reach_all_three_queues_whole_and_once() {
+    files_reach_all_three_queues_of(&Broker::start());
+}
+
+#[test]
+fn the_queues_of_rabbitmq_4_get_files_whole_and_once_too() {
+    files_reach_all_three_queues_of(&Broker::start_version(Version::V4_0));
+}
+
+fn files_reach_all_three_queues_of(broker: &Broker) {
     let directory = tempfile::tempdir().unwrap();
     let logs = logs(&directory);
     let mut random = Random::from_environment();
-    let broker = Broker::start();
     let mut files = Vec::new();
     let mut growing = Vec::new();
     for (index, (name, content)) in eight_logs(&mut random).into_iter().enumerate() {
@@ -96,7 +104,7 @@ fn files_that_were_there_and_files_that_grow_reach_all_three_queues_whole_and_on
         .map(|(path, content)| Writer::start(&path, content, random.fork()))
         .collect();
     writers.into_iter().for_each(Writer::finish);
-    assert_all_queues_hold(&broker, &files, false);
+    assert_all_queues_hold(broker, &files, false);
     assert!(agent.term().status.success());
 }
 

@@ -9,8 +9,10 @@
     unreachable_pub
 )]
 
+mod broker_side_test;
 mod check_test;
 mod configuration_test;
+mod consumers_test;
 mod delivery_test;
 mod layers_test;
 mod oracle_test;

@@ -8,7 +8,7 @@ use lapin::ExchangeKind;
 
 use crate::support::agent::Config;
 use crate::support::amqp::{Amqp, Argument, Consumer};
-use crate::support::broker::Broker;
+use crate::support::broker::{Broker, Version};
 use crate::support::leash::Leash;
 use crate::support::made::{PATH, batches};
 use crate::support::oracle::Ledger;
@@ -21,7 +21,18 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_broker_keeps_persistent_messages_over_a_stop_and_a_crash() {
-    let mut broker = Broker::start();
+    keeps_persistent_messages(Broker::start());
+}
+
+#[test]
+fn a_broker_of_rabbitmq_4_keeps_persistent_messages_over_a_stop_and_a_crash() {
+    let broker = Broker::start_version(Version::V4_0);
+    let version = broker.ctl(&["version"]);
+    assert!(version.starts_with("4.0."), "{version}");
+    keeps_persistent_messages(broker);
+}
+
+fn keeps_persistent_messages(mut broker: Broker) {
     let amqp = broker.amqp();
     amqp.declare_queue("archive", "quorum", &[]);
     amqp.publish("", "archive", b"before the stop");

@@ -6,9 +6,9 @@ mod convert;
 use std::time::Duration;
 
 use lapin::options::{
-    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
-    ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
-    QueuePurgeOptions,
+    BasicGetOptions, BasicNackOptions, BasicPublishOptions, ConfirmSelectOptions,
+    ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
+    QueueDeleteOptions, QueuePurgeOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind};
@@ -218,6 +218,23 @@ impl Amqp {
         })
         .unwrap_or_else(|error| panic!("no get from {queue}: {error}"))
         .map(|got| message_of(got.delivery))
+    }
+
+    /// Takes the first message and returns it to the queue; false when there is none.
+    pub fn give_back(&self, queue: &str) -> bool {
+        self.on_channel(async |channel| {
+            let got = channel
+                .basic_get(queue.into(), BasicGetOptions::default())
+                .await?;
+            let Some(got) = got else { return Ok(false) };
+            let options = BasicNackOptions {
+                requeue: true,
+                ..BasicNackOptions::default()
+            };
+            got.delivery.nack(options).await?;
+            Ok(true)
+        })
+        .unwrap_or_else(|error| panic!("no get from {queue}: {error}"))
     }
 
     /// A channel's setup, the call, and its end, within one deadline.

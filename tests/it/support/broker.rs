@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::amqp::Amqp;
+use super::debian::{self, Root};
 use super::leash::Leash;
 use super::ports::free_port;
 use super::process::Process;
@@ -27,9 +28,20 @@ const STOP: Duration = Duration::from_secs(60);
 const ERLANG: &str = "-kernel inet_dist_use_interface {127,0,0,1} \
                       +S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none";
 
+/// Of RabbitMQ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// Debian 12's, the oldest that fantail supports, and the one that is installed.
+    V3_10,
+    /// Debian 13's, in a root file system of its own.
+    V4_0,
+}
+
 /// A node of its own, and the directory with all its data. Dropping it leaves nothing behind.
 pub struct Broker {
     running: Option<Node>,
+    /// Where the node's programs are, when they are not this system's.
+    root: Option<Root>,
     amqp_port: u16,
     dist_port: u16,
     epmd_port: u16,
@@ -46,15 +58,27 @@ struct Node {
 }
 
 impl Broker {
-    /// A new node that answers.
+    /// A new node that answers, of RabbitMQ 3.10.
     pub fn start() -> Self {
-        let mut broker = Self::absent();
+        Self::start_version(Version::V3_10)
+    }
+
+    pub fn start_version(version: Version) -> Self {
+        let mut broker = Self::absent_version(version);
         broker.start_again();
         broker
     }
 
     /// A place for a node: its address is known, and nobody listens there until `start_again`.
     pub fn absent() -> Self {
+        Self::absent_version(Version::V3_10)
+    }
+
+    fn absent_version(version: Version) -> Self {
+        let root = match version {
+            Version::V3_10 => None,
+            Version::V4_0 => Some(Root::with("trixie", "rabbitmq-server")),
+        };
         let directory = tempfile::Builder::new()
             .prefix("fantail-broker-")
             .tempdir()
@@ -62,6 +86,7 @@ impl Broker {
         let leash = Leash::on_processes_and(directory.path());
         let broker = Self {
             running: None,
+            root,
             amqp_port: free_port(),
             dist_port: free_port(),
             epmd_port: free_port(),
@@ -144,7 +169,7 @@ impl Broker {
     /// `rabbitmqctl` on this node, its output. It takes a second or more: prefer AMQP.
     pub fn ctl(&self, arguments: &[&str]) -> String {
         let output = self
-            .environment(&mut Command::new(format!("{SCRIPTS}/rabbitmqctl")))
+            .environment(&mut self.script("rabbitmqctl"))
             .arg("--quiet")
             .args(arguments)
             .stdin(Stdio::null())
@@ -172,6 +197,22 @@ impl Broker {
 
     fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    /// `path(name)` as the node sees it.
+    fn seen(&self, name: &str) -> PathBuf {
+        match &self.root {
+            None => self.path(name),
+            Some(_) => Path::new(debian::INSIDE).join(name),
+        }
+    }
+
+    fn script(&self, name: &str) -> Command {
+        let script = format!("{SCRIPTS}/{name}");
+        match &self.root {
+            None => Command::new(script),
+            Some(root) => root.command(&script, self.directory.path()),
+        }
     }
 
     fn write_configuration(&self) {
@@ -209,18 +250,18 @@ impl Broker {
 
     fn server_command(&self) -> Command {
         let out = File::create(self.path("out")).unwrap();
-        let mut command = Command::new(format!("{SCRIPTS}/rabbitmq-server"));
+        let mut command = self.script("rabbitmq-server");
         self.environment(&mut command)
             // The script then becomes the Erlang machine instead of staying beside it.
             .env("RUNNING_UNDER_SYSTEMD", "true")
             .env("RABBITMQ_DIST_PORT", self.dist_port.to_string())
-            .env("RABBITMQ_CONFIG_FILE", self.path("rabbitmq.conf"))
+            .env("RABBITMQ_CONFIG_FILE", self.seen("rabbitmq.conf"))
             .env(
                 "RABBITMQ_ENABLED_PLUGINS_FILE",
-                self.path("enabled_plugins"),
+                self.seen("enabled_plugins"),
             )
-            .env("RABBITMQ_MNESIA_BASE", self.path("mnesia"))
-            .env("RABBITMQ_LOG_BASE", self.path("log"))
+            .env("RABBITMQ_MNESIA_BASE", self.seen("mnesia"))
+            .env("RABBITMQ_LOG_BASE", self.seen("log"))
             .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", ERLANG)
             .stdin(Stdio::null())
             .stdout(out.try_clone().unwrap())
@@ -235,14 +276,14 @@ impl Broker {
             .env_clear()
             .env("PATH", search)
             .env("LANG", "C.UTF-8")
-            .env("HOME", self.path("home"))
+            .env("HOME", self.seen("home"))
             // To every Erlang machine under this one: nobody starts a port mapper as a daemon, which
             // would outlive the test.
             .env("ERL_FLAGS", "-start_epmd false")
             .env("ERL_EPMD_PORT", self.epmd_port.to_string())
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")
             .env("RABBITMQ_NODENAME", self.node_name())
-            .env("RABBITMQ_CONF_ENV_FILE", self.path("no-such-file"))
+            .env("RABBITMQ_CONF_ENV_FILE", self.seen("no-such-file"))
             .current_dir(self.directory.path())
     }
 }

@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod amqp;
 pub mod broker;
+pub mod debian;
 pub mod json;
 pub mod leash;
 pub mod made;
@@ -12,5 +13,6 @@ pub mod oracle;
 pub mod ports;
 pub mod process;
 pub mod random;
+pub mod readme;
 pub mod wait;
 pub mod writers;
