@@ -207,6 +207,7 @@ pub async fn run(
 ) {
     let mut pace = connect::Pace::new();
     let mut patience = settings.confirm_timeout;
+    let unbound = topology::Unbound::default();
     loop {
         for address in &settings.addresses {
             let connecting = Event::Connecting {
@@ -225,7 +226,13 @@ pub async fn run(
                     if events.send(Event::Connected { address }).is_err() {
                         return;
                     }
-                    let session = publish::Session::new(&settings, connection, &events, patience);
+                    let session = publish::Session::new(
+                        &settings,
+                        connection,
+                        &events,
+                        unbound.clone(),
+                        patience,
+                    );
                     match session.run(&mut commands).await {
                         publish::End::Closed => return,
                         publish::End::Failed { failure, worked } => {

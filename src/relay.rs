@@ -3,6 +3,7 @@
 //! what to do. Direct only: when the window is full, the lanes stop reading and the files wait; a
 //! spool would take over here. No I/O.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::ledger::Ledger;
@@ -102,7 +103,8 @@ pub struct Relay {
     ledger: Ledger,
     topology: Topology,
     refusing: Option<Option<Arc<str>>>,
-    bad: Option<String>,
+    /// What was told to be wrong since the topology was good last.
+    told: BTreeSet<String>,
     /// Until then another unroutable message means that making the bindings did not help.
     unrouted: Option<Instant>,
     /// No batch comes any more: the last check runs as soon as everything is acknowledged.
@@ -120,7 +122,7 @@ impl Relay {
             ledger: Ledger::default(),
             topology: Topology::Offline,
             refusing: None,
-            bad: None,
+            told: BTreeSet::new(),
             unrouted: None,
             closing: false,
         }
@@ -184,7 +186,7 @@ impl Relay {
                 if self.topology == Topology::Checking {
                     actions.push(Action::Notice(Notice::TopologyGood));
                 }
-                self.bad = None;
+                self.told.clear();
                 self.topology = Topology::Good(now + self.options.check_interval);
                 self.window.open();
             }
@@ -271,7 +273,7 @@ impl Relay {
                 let missing = missing.clone();
                 self.send_again(actions);
                 if self.options.declare {
-                    actions.push(Action::Notice(Notice::TopologyBad(missing)));
+                    self.tell_bad(missing, actions);
                     self.make(actions);
                 } else {
                     self.is_bad(missing, now, actions);
@@ -350,9 +352,13 @@ impl Relay {
         self.ledger.check_abandoned();
         self.window.shut();
         self.topology = Topology::Bad(now + self.options.check_interval);
-        if self.bad.as_ref() != Some(&what) {
-            actions.push(Action::Notice(Notice::TopologyBad(what.clone())));
-            self.bad = Some(what);
+        self.tell_bad(what, actions);
+    }
+
+    /// Tells once, however often the same things turn up again.
+    fn tell_bad(&mut self, what: String, actions: &mut Vec<Action>) {
+        if self.told.insert(what.clone()) {
+            actions.push(Action::Notice(Notice::TopologyBad(what)));
         }
     }
 

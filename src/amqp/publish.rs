@@ -57,6 +57,7 @@ pub(super) struct Session<'a> {
     returned: HashSet<Returned>,
     blocked: bool,
     compared: bool,
+    unbound: topology::Unbound,
     worked: bool,
 }
 
@@ -65,6 +66,7 @@ impl<'a> Session<'a> {
         settings: &'a Settings,
         connection: Connection,
         events: &'a UnboundedSender<Event>,
+        unbound: topology::Unbound,
         patience: Duration,
     ) -> Self {
         Self {
@@ -78,6 +80,7 @@ impl<'a> Session<'a> {
             returned: HashSet::new(),
             blocked: false,
             compared: false,
+            unbound,
             worked: false,
         }
     }
@@ -261,12 +264,16 @@ impl<'a> Session<'a> {
         let connection = Arc::clone(&self.connection);
         let topology = self.settings.topology.clone();
         let compare = !self.compared;
+        let unbound = self.unbound.clone();
         Box::pin(async move {
-            let (checked, seen) = topology::check(&connection, &topology).await?;
+            let (checked, seen) = topology::check(&connection, &topology, &unbound).await?;
             if checked != Checked::Good || !compare {
                 return Ok(Answer::Checked(checked, seen, Vec::new()));
             }
-            let comparison = topology::compare_and_bind(&connection, &topology).await?;
+            let comparison = topology::compare_and_bind(&connection, &topology, &unbound).await?;
+            for doubt in comparison.doubtful {
+                tracing::warn!(reason = doubt, "whether a queue is bound is not known");
+            }
             let checked = comparison.wrong.map_or(checked, Checked::Wrong);
             Ok(Answer::Checked(checked, seen, comparison.drift))
         })
@@ -275,7 +282,11 @@ impl<'a> Session<'a> {
     fn make(&self) -> Boxed<Result<Answer, lapin::Error>> {
         let connection = Arc::clone(&self.connection);
         let topology = self.settings.topology.clone();
-        Box::pin(async move { Ok(Answer::Made(topology::make(&connection, &topology).await?)) })
+        let unbound = self.unbound.clone();
+        Box::pin(async move {
+            let made = topology::make(&connection, &topology, &unbound).await?;
+            Ok(Answer::Made(made))
+        })
     }
 
     fn answered(&mut self, answer: Answer) {

@@ -1,7 +1,8 @@
 //! Exchange and queues: looked for on channels of their own, because the broker answers what it
 //! does not like by closing the channel.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
@@ -17,10 +18,34 @@ pub(super) const PRECONDITION_FAILED: u16 = 406;
 /// Queues by name, and whether each is there.
 pub(super) type Seen = Vec<(Arc<str>, bool)>;
 
-/// Looks for the exchange and every queue by passive declares, which need no rights.
+/// Queues that are known to have no binding, because they or the exchange were made a moment ago,
+/// and binding them failed. AMQP does not tell, so that this must be remembered: a queue that is
+/// there, but not bound, gets nothing and nobody says so. Kept over connections.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Unbound(Arc<Mutex<BTreeSet<Arc<str>>>>);
+
+impl Unbound {
+    fn names(&self) -> BTreeSet<Arc<str>> {
+        let names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        names.clone()
+    }
+
+    fn set(&self, name: &Arc<str>, unbound: bool) {
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if unbound {
+            names.insert(Arc::clone(name));
+        } else {
+            names.remove(name);
+        }
+    }
+}
+
+/// Looks for the exchange and every queue by passive declares, which need no rights, and binds
+/// what is known to be unbound.
 pub(super) async fn check(
     connection: &Connection,
     topology: &Topology,
+    unbound: &Unbound,
 ) -> Result<(Checked, Seen), Error> {
     let (mut missing, mut seen) = (Vec::new(), Seen::new());
     match on_channel(connection, async |channel| {
@@ -48,6 +73,17 @@ pub(super) async fn check(
             Answer::No(..) => {}
         }
     }
+    let known = unbound.names();
+    let queues = topology.queues.iter();
+    for queue in queues.filter(|queue| queue.required && known.contains(&queue.name)) {
+        if missing.is_empty()
+            && try_bind(connection, queue, topology, unbound)
+                .await?
+                .is_err()
+        {
+            missing.push(format!("binding of queue {}", queue.name));
+        }
+    }
     let checked = if missing.is_empty() {
         Checked::Good
     } else {
@@ -62,6 +98,7 @@ pub(super) async fn check(
 pub(super) async fn compare_and_bind(
     connection: &Connection,
     topology: &Topology,
+    unbound: &Unbound,
 ) -> Result<Comparison, Error> {
     let mut comparison = Comparison::default();
     let exchange = on_channel(connection, async |channel| {
@@ -81,11 +118,10 @@ pub(super) async fn compare_and_bind(
         if !topology.declare {
             continue;
         }
-        // Refused binding: whoever set up the broker has bound it, or a return will tell.
-        let _ = on_channel(connection, async |channel| {
-            bind(&channel, queue, topology).await
-        })
-        .await?;
+        // Refused: whoever set up the broker may have bound it.
+        if let Err(error) = try_bind(connection, queue, topology, unbound).await? {
+            comparison.doubtful.push(error);
+        }
     }
     Ok(comparison)
 }
@@ -95,6 +131,8 @@ pub(super) async fn compare_and_bind(
 pub(super) struct Comparison {
     /// The exchange is of another type: nothing can be published.
     pub(super) wrong: Option<String>,
+    /// Bindings that could not be made, and may or may not be there.
+    pub(super) doubtful: Vec<String>,
     /// Queues with another type or other arguments.
     pub(super) drift: Vec<(Arc<str>, String)>,
 }
@@ -103,20 +141,26 @@ pub(super) struct Comparison {
 pub(super) async fn make(
     connection: &Connection,
     topology: &Topology,
+    unbound: &Unbound,
 ) -> Result<Result<(), String>, Error> {
     let passive = on_channel(connection, async |channel| {
         declare_exchange(&channel, topology, true).await
     });
     if passive.await? != Answer::Yes {
+        // A new exchange has no bindings. Known before it is there, lest a lost connection hide it.
+        for queue in &topology.queues {
+            unbound.set(&queue.name, true);
+        }
         let active = on_channel(connection, async |channel| {
             declare_exchange(&channel, topology, false).await
         });
         if let Answer::No(code, text) = active.await? {
             return Ok(Err(refused("exchange", &topology.exchange, code, &text)));
         }
+        tracing::info!(exchange = topology.exchange, "exchange made");
     }
     for queue in &topology.queues {
-        let made = make_queue(connection, queue, topology).await?;
+        let made = make_queue(connection, queue, topology, unbound).await?;
         match made {
             Err(error) if queue.required => return Ok(Err(error)),
             Err(error) => tracing::warn!(error, "queue that is not required cannot be made"),
@@ -130,11 +174,13 @@ async fn make_queue(
     connection: &Connection,
     queue: &Queue,
     topology: &Topology,
+    unbound: &Unbound,
 ) -> Result<Result<(), String>, Error> {
     let passive = on_channel(connection, async |channel| {
         declare_queue(&channel, queue, true).await
     });
     if passive.await? != Answer::Yes {
+        unbound.set(&queue.name, true);
         let active = on_channel(connection, async |channel| {
             declare_queue(&channel, queue, false).await
         });
@@ -143,11 +189,31 @@ async fn make_queue(
         }
         tracing::info!(queue = %queue.name, kind = queue.kind.as_str(), "queue made");
     }
+    let bound = try_bind(connection, queue, topology, unbound).await?;
+    // Of a queue that was there, nobody knows that it is unbound.
+    Ok(bound.or_else(|error| {
+        if unbound.names().contains(&queue.name) {
+            Err(error)
+        } else {
+            Ok(())
+        }
+    }))
+}
+
+async fn try_bind(
+    connection: &Connection,
+    queue: &Queue,
+    topology: &Topology,
+    unbound: &Unbound,
+) -> Result<Result<(), String>, Error> {
     let bound = on_channel(connection, async |channel| {
         bind(&channel, queue, topology).await
     });
     Ok(match bound.await? {
-        Answer::Yes => Ok(()),
+        Answer::Yes => {
+            unbound.set(&queue.name, false);
+            Ok(())
+        }
         Answer::No(code, text) => Err(refused("binding of queue", &queue.name, code, &text)),
     })
 }

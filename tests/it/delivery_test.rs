@@ -334,3 +334,26 @@ fn renamed_and_deleted_files_are_read_to_their_end_and_the_new_one_after_them() 
         ledger.assert_holds_generations(text(&path), &wanted);
     }
 }
+
+#[test]
+fn a_queue_that_was_made_and_may_not_be_bound_is_not_taken_for_one_that_gets_everything() {
+    let directory = tempfile::tempdir().unwrap();
+    let logs = logs(&directory);
+    let broker = Broker::start();
+    broker.ctl(&["add_user", "half", "half"]);
+    // May make everything, but write to `search`, which binding needs, may it not.
+    let write = "^(logs|archive|alerting|amq\\.default)$";
+    broker.ctl(&["set_permissions", "half", ".*", write, ".*"]);
+    let path = logs.join("a.log");
+    let content = numbered_lines("line", 100);
+    append(&path, &content);
+    let config = Config::new(&broker.url_with("half", "half", "/"))
+        .set("broker", "check_interval = \"300ms\"")
+        .source("app", &path);
+    let mut agent = Agent::new(directory.path(), config);
+    agent.start();
+    agent.wait_for_log("binding of queue search cannot be made", MINUTE);
+    assert_eq!(broker.amqp().message_count("archive"), Some(0));
+    broker.ctl(&["set_permissions", "half", ".*", ".*", ".*"]);
+    assert_all_queues_hold(&broker, &[(path, content)], false);
+}
