@@ -22,7 +22,7 @@ use super::watch::Watches;
 const HAD_FOR: Duration = Duration::from_secs(3600);
 
 /// A glob of `include` or `exclude`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Pattern {
     /// The directory above the first component with a wildcard: the operator's own words, so links
     /// in it are followed.
@@ -30,6 +30,12 @@ pub struct Pattern {
     matcher: GlobMatcher,
     /// Components below `fixed`; nothing when `**` allows any number.
     depth: Option<usize>,
+}
+
+impl std::fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.matcher.glob().glob())
+    }
 }
 
 impl Pattern {
