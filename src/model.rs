@@ -305,6 +305,8 @@ pub struct FileRecord {
     pub source: Arc<str>,
     /// Its path.
     pub path: LogPath,
+    /// When it was found first, in nanoseconds since 1970.
+    pub found: i64,
     /// Its proofs.
     pub identity: Identity,
     /// Where its lines begin to be delivered; beyond 0 only with `read_from = "end"`.

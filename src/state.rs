@@ -221,14 +221,15 @@ fn apply(database: &Connection, change: &Change) -> rusqlite::Result<()> {
         Change::Register(record) => {
             let (identity, begins) = (&record.identity, &record.begins);
             let mut insert = database.prepare_cached(
-                "INSERT INTO files (id, source, path, dev, ino, born, head_len, head_hash,
+                "INSERT INTO files (id, source, path, found, dev, ino, born, head_len, head_hash,
                  begins, begins_len, begins_hash, confirmed, confirmed_len, confirmed_hash)
-                 VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                 VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             )?;
             insert.execute(params![
                 record.id.0,
                 record.source,
                 record.path.as_bytes(),
+                record.found,
                 identity.dev.cast_signed(),
                 identity.ino.cast_signed(),
                 identity.born,
@@ -419,10 +420,11 @@ fn prepare(database: &Connection, schema: i64) -> rusqlite::Result<()> {
         database.execute_batch(&format!(
             "BEGIN;
              -- One row a generation. *_len and *_hash prove the bytes before an offset
-             -- (SHA-256, first half); head_* the first bytes of the file.
+             -- (SHA-256, first half); head_* the first bytes of the file. found and born are in
+             -- nanoseconds since 1970.
              CREATE TABLE files (
                id BLOB PRIMARY KEY, source TEXT NOT NULL, path BLOB NOT NULL,
-               dev INTEGER NOT NULL, ino INTEGER NOT NULL, born INTEGER,
+               found INTEGER NOT NULL, dev INTEGER NOT NULL, ino INTEGER NOT NULL, born INTEGER,
                head_len INTEGER NOT NULL, head_hash BLOB NOT NULL,
                begins INTEGER NOT NULL, begins_len INTEGER NOT NULL, begins_hash BLOB NOT NULL,
                confirmed INTEGER NOT NULL, confirmed_len INTEGER NOT NULL,
@@ -477,6 +479,7 @@ fn record(row: &Row<'_>) -> rusqlite::Result<FileRecord> {
         id: FileId(row.get("id")?),
         source: row.get::<_, String>("source")?.into(),
         path: LogPath::from_bytes(&row.get::<_, Vec<u8>>("path")?),
+        found: row.get("found")?,
         identity: Identity {
             dev: unsigned("dev")?,
             ino: unsigned("ino")?,
@@ -562,6 +565,7 @@ mod tests {
             id: FileId([3; 16]),
             source: "app".into(),
             path: LogPath::from_bytes(b"/var/log/\xff.log"),
+            found: 7,
             identity: Identity {
                 dev: 7,
                 ino: u64::MAX,

@@ -32,6 +32,8 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// A copy of a truncated file (copytruncate) is waited for this long.
 const ORPHAN_PATIENCE: Duration = Duration::from_secs(10);
+/// The kernel stamps files with a clock that ticks so often at least.
+const CLOCK_TICK_NS: i64 = 10_000_000;
 /// So long the birth of a path's youngest generation is remembered when nothing else is known.
 const BIRTHS_FOR: Duration = Duration::from_secs(3600);
 /// And for so many scans.
@@ -93,6 +95,8 @@ pub struct Tailed {
     link: Option<PathBuf>,
     inode: (u64, u64),
     born: Option<i64>,
+    /// When it was found first, in nanoseconds since 1970.
+    found: i64,
     /// When it lost the name that it was first matched under.
     rotated: Option<Instant>,
     /// Another generation has its path.
@@ -191,7 +195,7 @@ pub struct Tail {
     known: HashMap<(u64, u64), Vec<FileRecord>>,
     /// When the youngest generation of each path was born, and when that was seen last: what is
     /// found under a rotation name and is younger was missed.
-    births: HashMap<LogPath, (i64, Instant)>,
+    births: HashMap<LogPath, Births>,
     /// Inodes under rotation names that are none of ours, with their size and time of change: an
     /// inode number comes back with another file.
     left_alone: HashMap<(u64, u64), (u64, i128)>,
@@ -436,11 +440,10 @@ impl Tail {
                     self.adopt(found, &found.path, file, &status, None, now)
                 }
                 Kinship::None => {
-                    let younger = match (status.born, view.births.get(&base)) {
-                        // The kernel's clock ticks every few milliseconds: in doubt, younger.
-                        (Some(born), Some((youngest, _))) => born >= *youngest,
-                        _ => false,
-                    };
+                    let births = view.births.get(&base);
+                    let younger = births
+                        .zip(status.born)
+                        .is_some_and(|(births, born)| births.are_before(born));
                     // An inode of ours that holds other bytes now: truncated, then renamed.
                     let anew = view.ours.contains(&(found.inode, base.clone()));
                     if younger || anew {
@@ -487,18 +490,24 @@ impl Tail {
         let open = self
             .files
             .values()
-            .filter_map(|file| Some((&file.origin.path, file.born?)));
+            .filter_map(|file| Some((&file.origin.path, file.born?, file.found)));
         let known = self
             .known
             .values()
             .flatten()
-            .filter_map(|record| Some((&record.path, record.identity.born?)));
-        for (path, born) in open.chain(known) {
-            let birth = self.births.entry(path.clone()).or_insert((born, now));
-            *birth = (born.max(birth.0), now);
+            .filter_map(|record| Some((&record.path, record.identity.born?, record.found)));
+        for (path, born, found) in open.chain(known) {
+            let birth = self.births.entry(path.clone()).or_insert(Births {
+                youngest: born,
+                matched: found,
+                seen: now,
+            });
+            birth.youngest = birth.youngest.max(born);
+            birth.matched = birth.matched.min(found);
+            birth.seen = now;
         }
         self.births
-            .retain(|_, (_, seen)| now.saturating_duration_since(*seen) < BIRTHS_FOR);
+            .retain(|_, births| now.saturating_duration_since(births.seen) < BIRTHS_FOR);
     }
 
     /// How an unknown file under a rotation name of `base` is related to what is known of `base`.
@@ -688,6 +697,9 @@ impl Tail {
             link: Some(found.path.clone()),
             inode,
             born: status.born,
+            found: known
+                .as_ref()
+                .map_or_else(nanoseconds_since_1970, |record| record.found),
             rotated: renamed.then_some(now),
             superseded: false,
             changed: now,
@@ -771,6 +783,7 @@ impl Tail {
             id,
             source: Arc::clone(&self.sources[file.source].name),
             path: file.origin.path.clone(),
+            found: file.found,
             identity,
             begins: file.begins,
             confirmed: Mark::default(),
@@ -1006,6 +1019,7 @@ impl Tail {
             link: link.clone(),
             inode: old.inode,
             born: old.born,
+            found: nanoseconds_since_1970(),
             rotated: renamed.then_some(now),
             superseded,
             changed: now,
@@ -1142,6 +1156,7 @@ impl Tail {
                     id,
                     source,
                     path: file.origin.path.clone(),
+                    found: file.found,
                     identity,
                     begins: file.begins,
                     confirmed: file.confirmed,
@@ -1174,13 +1189,32 @@ impl Tail {
     }
 }
 
+/// What tells a generation that was missed from one that lay there before.
+#[derive(Clone, Copy, Debug)]
+struct Births {
+    /// When the youngest known generation of the path was born.
+    youngest: i64,
+    /// When the path was matched first: what lay there then is left alone, also the copies of a
+    /// file that is copied and truncated, which are all younger than that file.
+    matched: i64,
+    /// When that was last seen.
+    seen: Instant,
+}
+
+impl Births {
+    fn are_before(&self, born: i64) -> bool {
+        // The kernel's clock ticks every few milliseconds: in doubt, younger.
+        born >= self.youngest && born >= self.matched - CLOCK_TICK_NS
+    }
+}
+
 /// What was known when a scan began to be applied; taking one file in must not change what the
 /// next one is taken for.
 struct View<'a> {
     /// What was found, by inode.
     there: HashMap<(u64, u64), &'a Found>,
     /// When the youngest generation of each path was born.
-    births: HashMap<LogPath, (i64, Instant)>,
+    births: HashMap<LogPath, Births>,
     /// Inodes under which generations of these paths were known.
     ours: HashSet<((u64, u64), LogPath)>,
 }
@@ -1197,6 +1231,14 @@ enum Kinship {
     RestOf(FileId),
     /// It holds what this one was known to hold, and its own file does not any more.
     RestOfKnown(FileRecord),
+}
+
+fn nanoseconds_since_1970() -> i64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .ok()
+        .and_then(|since| i64::try_from(since.as_nanos()).ok())
+        .unwrap_or_default()
 }
 
 /// Whether what was found under a known generation's inode still holds it.

@@ -16,6 +16,7 @@ mod consumers_test;
 mod delivery_test;
 mod layers_test;
 mod oracle_test;
+mod rotation_test;
 mod status_test;
 #[allow(
     dead_code,
