@@ -1047,7 +1047,10 @@ impl Tail {
         }
         if let Some((found, file)) = copy {
             let status = sys::status(&file)?;
+            let base = self.files.get(&id).map(|file| file.origin.path.clone());
             self.attach(id, &found, file, &status, now)?;
+            base.into_iter()
+                .for_each(|base| self.queue_behind(&base, &found));
         }
         self.register(new)?;
         self.enqueue(new);

@@ -156,7 +156,14 @@ fn copytruncate_at_full_speed_loses_only_what_is_counted_and_repeats_nothing() {
     ledger.take_rest(&mut consumer, MINUTE);
     ledger.assert_clean();
     ledger.assert_no_repeats();
-    let wanted: Vec<&[u8]> = generations.iter().map(Vec::as_slice).collect();
-    ledger.assert_holds_generations(text(&path), &wanted);
+    // The next generation is not kept waiting for a copy that may never come, so that the order
+    // among generations, other than within each, is not certain.
+    let held = ledger.generations(text(&path));
+    for (number, content) in generations.iter().enumerate() {
+        let same = held
+            .iter()
+            .filter(|held| held.difference(content).is_none());
+        assert_eq!(same.count(), 1, "generation {number}");
+    }
     assert!(!agent.stderr().contains("bytes lost"), "{}", agent.stderr());
 }
