@@ -1,0 +1,426 @@
+//! Rotation: generations that changed their place. What is found under a rotation name is the rest
+//! of a known generation, a copy of one, one that was missed, or nobody's business; what a
+//! truncation took away goes on in its copy.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::discover::{Found, Scan};
+use super::reader::{Reader, Scratch};
+use super::report::Ages;
+use super::{Event, Registration, Tail, Tailed, identity, nanoseconds_since_1970};
+use crate::batch::Origin;
+use crate::model::{FileId, FileRecord, LogPath, Mark};
+use crate::sys::{self, FileStatus};
+
+/// A copy of a truncated file (copytruncate) is waited for this long.
+const ORPHAN_PATIENCE: Duration = Duration::from_secs(10);
+/// And for so many scans.
+const ORPHAN_SCANS: u32 = 3;
+/// The kernel stamps files with a clock that ticks so often at least.
+const CLOCK_TICK_NS: i64 = 10_000_000;
+/// So long the birth of a path's youngest generation is remembered when nothing else is known.
+const BIRTHS_FOR: Duration = Duration::from_secs(3600);
+
+/// What is left of a generation that was truncated away.
+#[derive(Debug)]
+pub(super) struct Orphan {
+    pub(super) since: Instant,
+    /// Scans that found no copy.
+    pub(super) scans: u32,
+    /// The unfinished line that was read of it.
+    pub(super) rest: Scratch,
+    /// How long it is known to have been.
+    pub(super) size: u64,
+}
+
+/// What tells a generation that was missed from one that lay there before.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Births {
+    /// When the youngest known generation of the path was born.
+    youngest: i64,
+    /// When the path was matched first: what lay there then is left alone, also the copies of a
+    /// file that is copied and truncated, which are all younger than that file.
+    matched: i64,
+    /// When that was last seen.
+    seen: Instant,
+}
+
+impl Births {
+    pub(super) fn are_before(&self, born: i64) -> bool {
+        // The kernel's clock ticks every few milliseconds: in doubt, younger.
+        born >= self.youngest && born >= self.matched - CLOCK_TICK_NS
+    }
+}
+
+/// What was known when a scan began to be applied; taking one file in must not change what the
+/// next one is taken for.
+pub(super) struct View<'a> {
+    /// What was found, by inode.
+    pub(super) there: HashMap<(u64, u64), &'a Found>,
+    /// When the youngest generation of each path was born.
+    pub(super) births: HashMap<LogPath, Births>,
+    /// Inodes under which generations of these paths were known.
+    pub(super) ours: HashSet<((u64, u64), LogPath)>,
+}
+
+/// How an unknown file is related to the known generations of a path.
+pub(super) enum Kinship {
+    /// Not at all.
+    None,
+    /// It is a copy of one that is there, or not finished yet: to be left alone for now.
+    Copy,
+    /// It is a whole copy of this one, which was not seen truncated yet.
+    CopyOf(FileId),
+    /// It holds what was truncated away of this one.
+    RestOf(FileId),
+    /// It holds what this one was known to hold, and its own file does not any more.
+    RestOfKnown(FileRecord),
+}
+
+impl Tail {
+    pub(super) fn view<'a>(&self, scan: &'a Scan) -> View<'a> {
+        let ours = |(inode, records): (&(u64, u64), &Vec<FileRecord>)| {
+            let paths = records.iter().map(|record| record.path.clone());
+            paths.map(|path| (*inode, path)).collect::<Vec<_>>()
+        };
+        View {
+            there: scan
+                .found
+                .iter()
+                .map(|found| (found.inode, found))
+                .collect(),
+            births: self.births.clone(),
+            ours: self.known.iter().flat_map(ours).collect(),
+        }
+    }
+
+    /// Opens a file under a rotation name, and takes it in if it is the rest of a known generation
+    /// or one that was rotated before it could be seen.
+    pub(super) fn open_rotated(&mut self, found: &Found, view: &View<'_>, now: Instant) {
+        let (Some(base), Some((file, status))) = (&found.rotated_from, self.try_open(found)) else {
+            return;
+        };
+        let base = LogPath::from(base.as_path());
+        let taken = self.recognise(&file, &status).and_then(|known| {
+            if let Some(record) = &known {
+                if record.confirmed.offset == status.size {
+                    // Nothing is wanted of it, unless it grows.
+                    self.left_alone.insert(found.inode, found.version());
+                    self.known.entry(found.inode).or_default().extend(known);
+                    return Ok(());
+                }
+                return self.adopt(found, &found.path, file, &status, known, now);
+            }
+            match self.kinship(&base, &file, &status, &view.there)? {
+                Kinship::Copy => Ok(()),
+                Kinship::CopyOf(id) => {
+                    if let Some(original) = self.files.get_mut(&id) {
+                        original.copy = Some((found.clone(), file));
+                    }
+                    Ok(())
+                }
+                Kinship::RestOf(id) => self.attach(id, found, file, &status, now),
+                Kinship::RestOfKnown(record) => {
+                    self.adopt(found, &found.path, file, &status, Some(record), now)
+                }
+                Kinship::None if found.matched => {
+                    self.adopt(found, &found.path, file, &status, None, now)
+                }
+                Kinship::None => {
+                    let births = view.births.get(&base);
+                    let younger = births
+                        .zip(status.born)
+                        .is_some_and(|(births, born)| births.are_before(born));
+                    // An inode of ours that holds other bytes now: truncated, then renamed.
+                    let anew = view.ours.contains(&(found.inode, base.clone()));
+                    if younger || anew {
+                        self.adopt(found, base.as_path(), file, &status, None, now)
+                    } else {
+                        self.left_alone.insert(found.inode, found.version());
+                        Ok(())
+                    }
+                }
+            }
+        });
+        if let Err(error) = taken {
+            self.refuse(found, &error.to_string());
+        }
+        self.queue_behind(&base, found);
+    }
+
+    /// What lives under `base` now waits until the generation at `found` is read to its end.
+    pub(super) fn queue_behind(&mut self, base: &LogPath, found: &Found) {
+        let older = self.by_link.get(&found.path).copied();
+        let live = self.by_link.get(base.as_path()).copied();
+        if let (Some(older), Some(live)) = (older, live)
+            && older != live
+            && self.files.get(&older).is_some_and(|older| !older.drained)
+            && let Some(live) = self.files.get_mut(&live)
+            && live.batched.offset == 0
+        {
+            live.predecessor = Some(older);
+        }
+    }
+
+    /// Whether a file under a rotation name was looked into and has nothing that is wanted.
+    pub(super) fn is_done_with(&self, found: &Found) -> bool {
+        let base = found.rotated_from.as_ref();
+        let live = base.and_then(|base| self.by_link.get(base));
+        let copy = live.and_then(|id| self.files.get(id)?.copy.as_ref());
+        copy.is_some_and(|(copy, _)| (copy.inode, copy.version()) == (found.inode, found.version()))
+            || self.left_alone.get(&found.inode) == Some(&found.version())
+    }
+
+    /// Takes note of when the youngest generation of each path was born, and forgets the paths of
+    /// which nothing is known for an hour.
+    pub(super) fn note_births(&mut self, now: Instant) {
+        let open = self
+            .files
+            .values()
+            .filter_map(|file| Some((&file.origin.path, file.born?, file.found)));
+        let known = self
+            .known
+            .values()
+            .flatten()
+            .filter_map(|record| Some((&record.path, record.identity.born?, record.found)));
+        for (path, born, found) in open.chain(known) {
+            let birth = self.births.entry(path.clone()).or_insert(Births {
+                youngest: born,
+                matched: found,
+                seen: now,
+            });
+            birth.youngest = birth.youngest.max(born);
+            birth.matched = birth.matched.min(found);
+            birth.seen = now;
+        }
+        self.births
+            .retain(|_, births| now.saturating_duration_since(births.seen) < BIRTHS_FOR);
+    }
+
+    /// How an unknown file under a rotation name of `base` is related to what is known of `base`.
+    pub(super) fn kinship(
+        &self,
+        base: &LogPath,
+        file: &File,
+        status: &FileStatus,
+        there: &HashMap<(u64, u64), &Found>,
+    ) -> io::Result<Kinship> {
+        let mut kin = Vec::new();
+        for (id, other) in &self.files {
+            if other.origin.path != *base {
+                continue;
+            }
+            let Some(identity) = other.present_identity()? else {
+                continue;
+            };
+            if !identity::begins_like(file, &identity)? {
+                continue;
+            }
+            if identity::holds(file, status, &identity, &other.batched)? {
+                kin.push(match (&other.orphan, &other.reader) {
+                    (Some(_), _) => Kinship::RestOf(*id),
+                    (None, Some(_)) => Kinship::CopyOf(*id),
+                    // Its rest was given up before.
+                    (None, None) => Kinship::Copy,
+                });
+            } else if status.size < other.batched.offset {
+                // The copy is still being written.
+                kin.push(Kinship::Copy);
+            }
+        }
+        for (inode, records) in &self.known {
+            for record in records {
+                let like = record.path == *base
+                    && identity::holds(file, status, &record.identity, &record.confirmed)?;
+                if like {
+                    let alive = there.get(inode).is_some_and(|own| still_holds(own, record));
+                    kin.push(if alive {
+                        Kinship::Copy
+                    } else {
+                        Kinship::RestOfKnown(record.clone())
+                    });
+                }
+            }
+        }
+        Ok(match kin.len() {
+            0 => Kinship::None,
+            1 => kin.remove(0),
+            // Any copy is enough to leave it alone; several rests would be a guess.
+            _ if kin
+                .iter()
+                .any(|kin| matches!(kin, Kinship::Copy | Kinship::CopyOf(_))) =>
+            {
+                Kinship::Copy
+            }
+            _ => Kinship::None,
+        })
+    }
+
+    /// The rest of a truncated generation goes on in its copy.
+    pub(super) fn attach(
+        &mut self,
+        id: FileId,
+        found: &Found,
+        file: File,
+        status: &FileStatus,
+        now: Instant,
+    ) -> io::Result<()> {
+        let Some(old) = self.files.get_mut(&id) else {
+            return Ok(());
+        };
+        let mut reader = Reader::new(file);
+        if !reader.seek(old.batched.max_by_offset(old.begins))? {
+            return Ok(());
+        }
+        let inode = (status.dev, status.ino);
+        info!(path = ?old.origin.path, file = %id, copy = ?found.path, offset = old.batched.offset, "truncated log file goes on in its copy");
+        old.reader = Some(reader);
+        old.orphan = None;
+        old.inode = inode;
+        old.born = status.born;
+        old.changed = now;
+        old.drained = false;
+        old.link = Some(found.path.clone());
+        if let Some(identity) = &mut old.identity {
+            (identity.dev, identity.ino, identity.born) = (status.dev, status.ino, status.born);
+            self.events.push(Event::Identified(id, *identity));
+        }
+        self.by_inode.insert(inode, id);
+        self.take_path(&found.path, id, now);
+        self.enqueue(id);
+        Ok(())
+    }
+
+    /// A known generation is open now, in another inode than it was known in.
+    pub(super) fn forget_known(&mut self, id: FileId) {
+        self.known.retain(|_, records| {
+            records.retain(|record| record.id != id);
+            !records.is_empty()
+        });
+    }
+
+    /// The inode of `id` holds other bytes now: begins another generation in the same open file.
+    /// The old one's unfinished line is in `rest`; more of it may turn up in a copy.
+    ///
+    /// # Errors
+    /// No random bytes for the new id, or the file could not be read.
+    pub fn begin_anew(&mut self, id: FileId, rest: Scratch, now: Instant) -> io::Result<()> {
+        let new = FileId::random().map_err(io::Error::other)?;
+        let Some(old) = self.files.get_mut(&id) else {
+            return Ok(());
+        };
+        let Some(reader) = old.reader.take() else {
+            return Ok(());
+        };
+        old.orphan = Some(Orphan {
+            since: now,
+            scans: 0,
+            rest,
+            size: old.size_seen.max(reader.read_to()),
+        });
+        old.rotated.get_or_insert(now);
+        old.superseded = true;
+        old.drained = true;
+        let link = old.link.take();
+        let copy = old.copy.take();
+        let path = old.origin.path.clone();
+        let renamed = link.as_deref() != Some(path.as_path());
+        let live = self.by_link.get(path.as_path());
+        let superseded = live.is_some_and(|live| *live != id);
+        warn!(?path, old = %id, new = %new, "log file was truncated or written anew; reading it from the beginning");
+        let tailed = Tailed {
+            source: old.source,
+            origin: Origin::new(&self.host, new, path),
+            reader: Some(Reader::new(reader.into_file())),
+            registration: Registration::Empty,
+            begins: Mark::default(),
+            epoch: 0,
+            batched: Mark::default(),
+            eof_batched: false,
+            confirmed: Mark::default(),
+            size_seen: 0,
+            lost_from: None,
+            ages: Ages::default(),
+            identity: None,
+            link: link.clone(),
+            inode: old.inode,
+            born: old.born,
+            found: nanoseconds_since_1970(),
+            rotated: renamed.then_some(now),
+            superseded,
+            changed: now,
+            copy: None,
+            orphan: None,
+            predecessor: None,
+            drained: false,
+            queued: false,
+            failure: None,
+        };
+        self.by_inode.insert(tailed.inode, new);
+        if let Some(link) = link {
+            self.by_link.insert(link, new);
+        }
+        self.files.insert(new, tailed);
+        if renamed {
+            // Who waited for the old one waits for what came between.
+            for file in self.files.values_mut() {
+                if file.predecessor == Some(id) {
+                    file.predecessor = Some(new);
+                }
+            }
+        } else {
+            self.release_successors(id);
+        }
+        if let Some((found, file)) = copy {
+            let status = sys::status(&file)?;
+            let base = self.files.get(&id).map(|file| file.origin.path.clone());
+            self.attach(id, &found, file, &status, now)?;
+            base.into_iter()
+                .for_each(|base| self.queue_behind(&base, &found));
+        }
+        self.register(new)?;
+        self.enqueue(new);
+        Ok(())
+    }
+
+    /// Truncated generations whose copy was waited for long enough.
+    #[must_use]
+    pub fn orphans_due(&self, now: Instant) -> Vec<FileId> {
+        let due = |orphan: &Orphan| {
+            let waited = now.saturating_duration_since(orphan.since);
+            waited >= ORPHAN_PATIENCE && orphan.scans >= ORPHAN_SCANS
+        };
+        self.files
+            .iter()
+            .filter(|(_, file)| file.orphan.as_ref().is_some_and(due))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// Gives up waiting for a copy: what was read of the last line, and how long the generation is
+    /// known to have been.
+    pub fn give_up_orphan(&mut self, id: FileId) -> Option<(Scratch, u64)> {
+        let orphan = self.files.get_mut(&id)?.orphan.take()?;
+        Some((orphan.rest, orphan.size))
+    }
+}
+
+/// Whether what was found under a known generation's inode still holds it.
+fn still_holds(found: &Found, record: &FileRecord) -> bool {
+    let opened = found
+        .path
+        .strip_prefix(&found.fixed)
+        .map_err(io::Error::other)
+        .and_then(|below| sys::open_below(&found.fixed, below))
+        .and_then(|file| {
+            let status = sys::status(&file)?;
+            identity::proves(&file, &status, &record.identity, &record.confirmed)
+        });
+    // What cannot be read just now may hold it.
+    opened.unwrap_or(true)
+}
