@@ -1,20 +1,22 @@
 //! Batches: lines in, a message body and its ranges out. No I/O.
 
-use std::io::Write as _;
+mod compress;
+mod format;
+
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 
+pub use compress::Compressor;
+
 use crate::model::credit::Permit;
-use crate::model::{Batch, Epoch, FileId, LogPath, Proof, Range, Skipped};
+use crate::model::{Batch, Coding, Epoch, FileId, Format, LogPath, Proof, Range, Skipped};
 use crate::wire;
 
 /// When a batch is full.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes of body; a single line may exceed it.
+    /// Bytes of body before compression; a single line may exceed it.
     pub bytes_max: usize,
     /// Lines.
     pub lines_max: u64,
@@ -60,8 +62,8 @@ pub struct Line<'a> {
     pub timestamp: &'a str,
     /// Where it begins in the file.
     pub offset: u64,
-    /// Bytes of the file it takes up, line end included.
-    pub bytes: usize,
+    /// The bytes of the file that it takes up, line end included.
+    pub raw: &'a [u8],
     /// Its bytes without the line end.
     pub content: &'a [u8],
     /// More of the same line follows.
@@ -76,6 +78,7 @@ pub struct Full;
 #[derive(Debug)]
 pub struct Open {
     source: Arc<str>,
+    format: Format,
     limits: Limits,
     body: Vec<u8>,
     lines: u64,
@@ -86,10 +89,18 @@ pub struct Open {
 impl Open {
     /// An empty batch of `source`.
     #[must_use]
-    pub fn new(source: Arc<str>, limits: Limits) -> Self {
+    pub fn new(source: Arc<str>, format: Format, limits: Limits) -> Self {
+        let lines_max = match format {
+            Format::Json => 1,
+            Format::Ndjson | Format::Lines => limits.lines_max,
+        };
         Self {
             source,
-            limits,
+            format,
+            limits: Limits {
+                lines_max,
+                ..limits
+            },
             body: Vec::new(),
             lines: 0,
             ranges: Vec::new(),
@@ -103,7 +114,7 @@ impl Open {
         self.ranges.is_empty()
     }
 
-    /// Bytes of body so far.
+    /// Bytes of body so far, before compression.
     #[must_use]
     pub fn len(&self) -> usize {
         self.body.len()
@@ -123,16 +134,13 @@ impl Open {
     /// Makes room for a range of `origin` that begins at `start`, if there is none to go on with.
     ///
     /// # Errors
-    /// [`Full`] when the properties of the message would become too long.
+    /// [`Full`] when the properties of the message would become too long, or the batch may not hold
+    /// this file beside another.
     pub fn begin(&mut self, origin: &Origin, start: u64, epoch: Epoch) -> Result<(), Full> {
         if self.position(origin.file, start).is_some() {
             return Ok(());
         }
-        if !self.ranges.is_empty()
-            && self.ranges_len + origin.range_len > self.limits.ranges_len_max
-        {
-            return Err(Full);
-        }
+        self.has_room_for_range(origin)?;
         self.ranges_len += origin.range_len;
         self.ranges.push(Range {
             file: origin.file,
@@ -156,12 +164,13 @@ impl Open {
             return Err(Full);
         }
         let before = self.body.len();
-        encode(&mut self.body, origin, line);
+        let begins = format::begins_line(self.format, &self.body);
+        format::encode(self.format, &mut self.body, origin, line);
         if self.body.len() > self.limits.bytes_max && self.lines > 0 {
             self.body.truncate(before);
             return Err(Full);
         }
-        self.lines += 1;
+        self.lines += u64::from(begins);
         Ok(())
     }
 
@@ -177,13 +186,9 @@ impl Open {
     /// Adds a range without lines: skipped bytes, or the end of a generation.
     ///
     /// # Errors
-    /// [`Full`] when the properties of the message would become too long.
+    /// As [`Open::begin`].
     pub fn account(&mut self, origin: &Origin, range: Range) -> Result<(), Full> {
-        if !self.ranges.is_empty()
-            && self.ranges_len + origin.range_len > self.limits.ranges_len_max
-        {
-            return Err(Full);
-        }
+        self.has_room_for_range(origin)?;
         // An end of file said right behind the last range belongs to that range.
         if range.eof
             && range.start == range.end
@@ -198,17 +203,33 @@ impl Open {
         Ok(())
     }
 
+    fn has_room_for_range(&self, origin: &Origin) -> Result<(), Full> {
+        let long = self.ranges_len + origin.range_len > self.limits.ranges_len_max;
+        let another = || self.ranges.iter().any(|range| range.file != origin.file);
+        // A body of bare bytes does not say which file they are of.
+        let mixed = self.format == Format::Lines && another();
+        if !self.ranges.is_empty() && (long || mixed) {
+            return Err(Full);
+        }
+        Ok(())
+    }
+
     /// Takes what has gathered as a batch and leaves an empty one.
-    pub fn close(&mut self, closed_at: u64) -> Closed {
+    pub fn close(&mut self, closed_at: u64, compressor: &mut Compressor) -> Closed {
         let body = std::mem::take(&mut self.body);
         // A range that began, but whose first line went into the next batch, says nothing.
         let mut ranges = std::mem::take(&mut self.ranges);
         ranges.retain(|range| range.end > range.start || range.eof);
         self.ranges_len = 0;
+        let bytes = body.len();
+        let (body, coding) = compressor.pack(body);
         Closed {
             source: Arc::clone(&self.source),
             ranges,
             lines: std::mem::take(&mut self.lines),
+            bytes,
+            format: self.format,
+            coding,
             body: body.into(),
             closed_at,
         }
@@ -244,12 +265,16 @@ pub struct Closed {
     /// What it accounts for.
     pub ranges: Vec<Range>,
     lines: u64,
+    /// Length of the body before compression.
+    bytes: usize,
+    format: Format,
+    coding: Option<Coding>,
     body: Bytes,
     closed_at: u64,
 }
 
 impl Closed {
-    /// Bytes that it takes of the window.
+    /// Bytes that its body takes of the window: after compression.
     #[must_use]
     pub fn len(&self) -> usize {
         self.body.len()
@@ -268,7 +293,9 @@ impl Closed {
             source: self.source,
             ranges: self.ranges,
             lines: self.lines,
-            bytes: self.body.len() as u64,
+            bytes: self.bytes as u64,
+            format: self.format,
+            coding: self.coding,
             body: self.body,
             closed_at: self.closed_at,
             permit,
@@ -299,44 +326,10 @@ pub fn bare_range(
     }
 }
 
-/// Appends the ndjson object of `line` (Elastic Common Schema names, in the contract's order).
-fn encode(body: &mut Vec<u8>, origin: &Origin, line: &Line<'_>) {
-    body.extend_from_slice(br#"{"@timestamp":""#);
-    body.extend_from_slice(line.timestamp.as_bytes());
-    body.push(b'"');
-    body.extend_from_slice(&origin.json);
-    number(body, line.offset);
-    body.extend_from_slice(br#","bytes":"#);
-    number(body, line.bytes as u64);
-    if line.partial {
-        body.extend_from_slice(br#","partial":true"#);
-    }
-    body.extend_from_slice(br#"},"message":"#);
-    match std::str::from_utf8(line.content) {
-        Ok(text) => string(body, text),
-        Err(_) => {
-            string(body, &String::from_utf8_lossy(line.content));
-            body.extend_from_slice(br#","message_base64":""#);
-            body.extend_from_slice(BASE64.encode(line.content).as_bytes());
-            body.push(b'"');
-        }
-    }
-    body.extend_from_slice(b"}\n");
-}
-
-fn number(body: &mut Vec<u8>, value: u64) {
-    // Writing to a Vec cannot fail.
-    let _ = write!(body, "{value}");
-}
-
-fn string(body: &mut Vec<u8>, text: &str) {
-    // Writing a string to a Vec cannot fail.
-    let _ = serde_json::to_writer(body, text);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Compression;
     use crate::model::credit::Credit;
 
     const LIMITS: Limits = Limits {
@@ -357,60 +350,88 @@ mod tests {
         Line {
             timestamp: "2026-11-22T13:15:00.123Z",
             offset,
-            bytes: content.len() + 1,
+            raw: content,
             content,
             partial: false,
         }
     }
 
-    fn body(open: &mut Open) -> String {
-        String::from_utf8(open.close(0).body.to_vec()).expect("ndjson is UTF-8")
+    fn open(format: Format) -> Open {
+        Open::new("app".into(), format, LIMITS)
+    }
+
+    fn close(open: &mut Open) -> Closed {
+        open.close(0, &mut Compressor::new(None))
+    }
+
+    fn other_origin() -> Origin {
+        Origin::new("h", FileId([2; 16]), LogPath::from_bytes(b"/b"))
     }
 
     #[test]
-    fn a_line_has_the_contracts_keys_in_its_order() {
-        let origin = origin("/var/log/app/a.log");
-        let mut open = Open::new("app".into(), LIMITS);
-        open.begin(&origin, 8812, 0).expect("room");
-        open.push(&origin, &line(8812, b"GET / 200")).expect("room");
-        let id = "0f".repeat(16);
+    fn an_object_of_its_own_message_closes_its_batch() {
+        let a = origin("/a");
+        let mut open = open(Format::Json);
+        open.begin(&a, 0, 0).expect("room");
+        open.push(&a, &line(0, b"x")).expect("room");
+        open.end(a.file, 1, Proof::default());
+        assert_eq!(open.push(&a, &line(1, b"y")), Err(Full));
+        let closed = close(&mut open);
+        assert_eq!((closed.lines, closed.ranges[0].end), (1, 1));
+        assert!(closed.body.ends_with(b"\"message\":\"x\"}"));
+    }
+
+    #[test]
+    fn bare_bytes_are_of_one_file_and_a_split_line_counts_once() {
+        let (a, b) = (origin("/a"), other_origin());
+        let mut open = open(Format::Lines);
+        open.begin(&a, 0, 0).expect("room");
+        open.push(&a, &line(0, b"one\r\n")).expect("room");
+        open.push(&a, &line(5, b"a par")).expect("room");
+        open.push(&a, &line(10, b"t\n")).expect("room");
+        open.end(a.file, 12, Proof::default());
+        assert_eq!(open.begin(&b, 0, 0), Err(Full));
+        let eof = |origin, end| bare_range(origin, (end, end), None, true, 0, Proof::default());
+        assert_eq!(open.account(&b, eof(&b, 7)), Err(Full));
+        open.account(&a, eof(&a, 12)).expect("the same file");
+        let closed = close(&mut open);
         assert_eq!(
-            body(&mut open),
-            format!(
-                "{{\"@timestamp\":\"2026-11-22T13:15:00.123Z\",\"host\":{{\"name\":\"web-1\"}},\
-                 \"log\":{{\"file\":{{\"path\":\"/var/log/app/a.log\",\"id\":\"{id}\"}},\
-                 \"offset\":8812,\"bytes\":10}},\"message\":\"GET / 200\"}}\n"
-            )
+            (closed.lines, &closed.body[..]),
+            (2, &b"one\r\na part\n"[..])
         );
+        assert_eq!((closed.ranges.len(), closed.ranges[0].eof), (1, true));
+        open.begin(&b, 0, 0).expect("an empty batch takes any file");
     }
 
     #[test]
-    fn bytes_that_are_not_utf8_stand_beside_their_readable_form() {
-        let origin = origin("/a");
-        let mut open = Open::new("app".into(), LIMITS);
-        open.begin(&origin, 0, 0).expect("room");
-        let part = Line {
-            partial: true,
-            ..line(0, b"a\xff\0\"")
-        };
-        open.push(&origin, &part).expect("room");
-        let body = body(&mut open);
-        assert!(body.contains(r#""bytes":5,"partial":true}"#), "{body}");
-        assert!(
-            body.ends_with(
-                "\"message\":\"a\u{fffd}\\u0000\\\"\",\"message_base64\":\"Yf8AIg==\"}\n"
-            ),
-            "{body}"
-        );
+    fn a_packed_batch_tells_its_length_before_and_takes_its_length_after() {
+        let a = origin("/a");
+        for coding in [Coding::Gzip, Coding::Zstd] {
+            let mut open = open(Format::Lines);
+            let mut compressor = Compressor::new(Some(Compression { coding, level: 1 }));
+            let content = [b'x'; 1000];
+            open.begin(&a, 0, 0).expect("room");
+            open.push(&a, &line(0, &content)).expect("room");
+            open.end(a.file, 1000, Proof::default());
+            assert_eq!(open.len(), 1000);
+            let closed = open.close(0, &mut compressor);
+            assert!(closed.len() < 100, "{}", closed.len());
+            let permit = Credit::new(100, || {}).take(closed.len()).expect("room");
+            let batch = closed.admit(permit);
+            assert_eq!((batch.bytes, batch.coding), (1000, Some(coding)));
+
+            let skipped = Some(Skipped::ReadFrom);
+            let range = bare_range(&a, (1000, 1010), skipped, false, 0, Proof::default());
+            open.account(&a, range).expect("room");
+            let closed = open.close(0, &mut compressor);
+            assert_eq!((closed.len(), closed.lines, closed.coding), (0, 0, None));
+        }
     }
 
     #[test]
     fn ranges_of_one_file_grow_together_and_an_empty_one_is_left_out() {
-        let (a, b) = (
-            origin("/a"),
-            Origin::new("h", FileId([2; 16]), LogPath::from_bytes(b"/b")),
-        );
-        let mut open = Open::new("app".into(), LIMITS);
+        let (a, b) = (origin("/a"), other_origin());
+        let mut open = open(Format::Ndjson);
         open.begin(&a, 0, 0).expect("room");
         open.push(&a, &line(0, b"x")).expect("room");
         open.end(a.file, 2, Proof::of(b"x\n"));
@@ -418,7 +439,7 @@ mod tests {
         open.begin(&a, 2, 0).expect("room");
         open.push(&a, &line(2, b"y")).expect("room");
         open.end(a.file, 4, Proof::of(b"x\ny\n"));
-        let closed = open.close(0);
+        let closed = close(&mut open);
         assert_eq!(closed.ranges.len(), 1);
         assert_eq!((closed.ranges[0].start, closed.ranges[0].end), (0, 4));
         let permit = Credit::new(1 << 20, || {})
@@ -430,7 +451,7 @@ mod tests {
     #[test]
     fn it_is_full_by_lines_by_bytes_and_by_ranges() {
         let origin = origin("/a");
-        let mut open = Open::new("app".into(), LIMITS);
+        let mut open = open(Format::Ndjson);
         open.begin(&origin, 0, 0).expect("room");
         for offset in 0..3 {
             open.push(&origin, &line(offset, b"x")).expect("room");

@@ -15,9 +15,13 @@ use crate::amqp::arguments::{self, grows_without_end, judge};
 use jiff::Timestamp;
 
 use crate::amqp::{self, Address, Argument, QueueKind};
+use crate::model::{Coding, Compression, Format};
 use crate::tail::discover::{Pattern, PatternError, Selection};
+use crate::wire::BODY_MAX;
 use raw::{Document, Problem, Spot, Table};
 
+/// How hard bodies are packed, unless the configuration says otherwise.
+const LEVEL: u8 = 1;
 /// Longest name of a source: it travels in every message.
 const SOURCE_NAME_MAX: usize = 100;
 /// Where the state is kept, unless the configuration says otherwise.
@@ -27,8 +31,6 @@ const STATE_DIR: &str = "/var/lib/fantail";
 const SOCKET_NAME_MAX: usize = 80;
 /// Longest AMQP short string: names of queues and exchanges.
 const SHORT_STRING_MAX: usize = 255;
-/// A body never exceeds this.
-const BODY_MAX: u64 = 8 * 1024 * 1024;
 /// A line longer than this is split whatever the configuration says: escaped, it must still fit
 /// into a body.
 const LINE_MAX: u64 = 1024 * 1024;
@@ -78,9 +80,13 @@ pub struct Source {
 /// `[batch]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch {
-    /// Bytes of body.
+    /// How lines stand in a body.
+    pub format: Format,
+    /// How bodies are packed.
+    pub compression: Option<Compression>,
+    /// Bytes of body before compression.
     pub bytes_max: usize,
-    /// Lines.
+    /// Lines; one with [`Format::Json`], whatever this says.
     pub lines_max: u64,
     /// Least time between two batches that are not full.
     pub linger: Duration,
@@ -394,11 +400,27 @@ fn derived_name(glob: &str) -> String {
     last.strip_suffix(".log").unwrap_or(last).to_owned()
 }
 
+const FORMATS: &[(&str, Format)] = &[
+    ("ndjson", Format::Ndjson),
+    ("json", Format::Json),
+    ("lines", Format::Lines),
+];
+
+const CODINGS: &[(&str, Option<Coding>)] = &[
+    ("none", None),
+    ("gzip", Some(Coding::Gzip)),
+    ("zstd", Some(Coding::Zstd)),
+];
+
 fn batch(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> Batch {
+    let format = table
+        .choice("format", FORMATS, problems)
+        .unwrap_or_default();
+    let compression = compression(table, problems);
     let bytes_max = within(
         table.size("max_bytes", problems),
         1,
-        BODY_MAX,
+        BODY_MAX as u64,
         1024 * 1024,
         problems,
     );
@@ -409,12 +431,46 @@ fn batch(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> Batch {
         10_000,
         problems,
     );
-    let linger = table.duration("linger", problems);
+    let linger = match (table.duration("linger", problems), compression) {
+        (Some(spot), _) => spot.value,
+        (None, Some(_)) => Duration::from_millis(5),
+        (None, None) => Duration::from_millis(2),
+    };
     Batch {
+        format,
+        compression,
         bytes_max: usize::try_from(bytes_max).unwrap_or(usize::MAX),
         lines_max,
-        linger: linger.map_or(Duration::from_millis(2), |spot| spot.value),
+        linger,
     }
+}
+
+fn compression(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> Option<Compression> {
+    let coding = table.choice("compression", CODINGS, problems).flatten();
+    let level = table.integer("level", problems);
+    let Some(coding) = coding else {
+        if let Some(spot) = level.filter(|spot| spot.value != u64::from(LEVEL)) {
+            let problem = spot.problem("a level without compression does nothing".to_owned());
+            let advice = "add compression = \"zstd\" or \"gzip\"";
+            problems.push(problem.advise(advice.to_owned()).as_warning());
+        }
+        return None;
+    };
+    let (name, levels) = match coding {
+        Coding::Gzip => ("gzip", 0..=9),
+        Coding::Zstd => ("zstd", 1..=22),
+    };
+    let level = level.map_or(LEVEL, |spot| {
+        let level = u8::try_from(spot.value).ok();
+        level
+            .filter(|level| levels.contains(level))
+            .unwrap_or_else(|| {
+                let (least, most) = (levels.start(), levels.end());
+                problems.push(spot.problem(format!("{name} has the levels {least} to {most}")));
+                LEVEL
+            })
+    });
+    Some(Compression { coding, level })
 }
 
 fn broker(
@@ -713,6 +769,9 @@ mod tests {
             read_from = "end"
             max_line = "64KiB"
             [batch]
+            format = "lines"
+            compression = "zstd"
+            level = 19
             max_bytes = 1000
             max_lines = 7
             linger = "250ms"
@@ -742,6 +801,10 @@ mod tests {
         assert!(config.sources[0].from_end);
         assert_eq!(config.batch.linger, Duration::from_millis(250));
         assert_eq!((config.batch.bytes_max, config.batch.lines_max), (1000, 7));
+        assert_eq!(config.batch.format, Format::Lines);
+        let coding = Coding::Zstd;
+        let compression = Compression { coding, level: 19 };
+        assert_eq!(config.batch.compression, Some(compression));
         assert_eq!(config.max_in_flight, 1_000_000);
         assert_eq!(config.broker.confirm_timeout, Duration::from_mins(1));
         assert_eq!(config.broker.addresses.len(), 2);
@@ -758,7 +821,7 @@ mod tests {
     #[test]
     fn all_problems_are_told_at_once_with_their_places() {
         let told = load_text(
-            "[agent]\nstate_dri = \"/tmp\"\n\n[[source]]\nincludes = [\"/a\"]\n\n[batch]\nlinger = \"2 parsecs\"\nformat = \"lines\"\n",
+            "[agent]\nstate_dri = \"/tmp\"\n\n[[source]]\nincludes = [\"/a\"]\n\n[batch]\nlinger = \"2 parsecs\"\n\n[http]\n",
         )
         .expect_err("invalid");
         let places: Vec<&str> = told
@@ -772,12 +835,49 @@ mod tests {
                 "error: fantail.toml:4:1: a [[source]] without `include`",
                 "error: fantail.toml:5:1: unknown key `includes`",
                 "error: fantail.toml:8:10: not a duration: \"2 parsecs\"",
-                "error: fantail.toml:9:1: `format` is not built yet",
+                "error: fantail.toml:10:2: `http` is not built yet",
             ],
             "{told}"
         );
         assert!(told.contains("did you mean `state_dir`?"), "{told}");
         assert!(told.ends_with("5 problems in the configuration"), "{told}");
+    }
+
+    #[test]
+    fn a_level_belongs_to_its_compression() {
+        let batch = |lines: &str| load_text(&format!("[batch]\n{lines}\n"));
+        for (lines, level) in [
+            ("compression = \"gzip\"", 1),
+            ("compression = \"gzip\"\nlevel = 0", 0),
+            ("compression = \"zstd\"\nlevel = 22", 22),
+        ] {
+            let config = batch(lines).expect("valid");
+            assert_eq!(config.batch.linger, Duration::from_millis(5));
+            let chosen = config.batch.compression.map(|chosen| chosen.level);
+            assert_eq!(chosen, Some(level));
+        }
+        for (lines, told) in [
+            (
+                "level = 10\ncompression = \"gzip\"",
+                "2:9: gzip has the levels 0 to 9",
+            ),
+            (
+                "level = 0\ncompression = \"zstd\"",
+                "2:9: zstd has the levels 1 to 22",
+            ),
+            (
+                "level = 300\ncompression = \"zstd\"",
+                "2:9: zstd has the levels 1 to 22",
+            ),
+            ("format = \"xml\"", "2:10: "),
+            ("compression = \"lz4\"", "2:15: "),
+        ] {
+            let error = batch(lines).expect_err("refused");
+            assert!(error.contains(&format!("fantail.toml:{told}")), "{error}");
+        }
+        let plain = batch("level = 3").expect("valid");
+        assert_eq!((plain.batch.compression, plain.warnings.len()), (None, 1));
+        assert!(batch("level = 1").expect("valid").warnings.is_empty());
     }
 
     #[test]

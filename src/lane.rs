@@ -11,10 +11,10 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tracing::error;
 
-use crate::batch::{self, Closed, Line, Open};
+use crate::batch::{self, Closed, Compressor, Line, Open};
 use crate::lines::{self, Next};
 use crate::model::credit::Credit;
-use crate::model::{Batch, Confirmed, FileId, Proof, Range, Rewind, Skipped};
+use crate::model::{Batch, Compression, Confirmed, FileId, Format, Proof, Range, Rewind, Skipped};
 use crate::tail::discover::Scan;
 use crate::tail::reader::{Filled, Reader, Scratch};
 use crate::tail::report::FileReport;
@@ -76,7 +76,11 @@ pub struct Report {
 /// Limits and pauses.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Bytes of body at which a batch is full.
+    /// How lines stand in a body.
+    pub format: Format,
+    /// How bodies are packed.
+    pub compression: Option<Compression>,
+    /// Bytes of body before compression at which a batch is full.
     pub batch_bytes_max: usize,
     /// Lines at which a batch is full.
     pub batch_lines_max: u64,
@@ -97,6 +101,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            format: Format::default(),
+            compression: None,
             batch_bytes_max: 1024 * 1024,
             batch_lines_max: 10_000,
             linger: Duration::from_millis(2),
@@ -119,6 +125,7 @@ pub struct Lane<S: Fn(Output)> {
     scratch: Scratch,
     /// One per source.
     open: Vec<Open>,
+    compressor: Compressor,
     /// Closed, and waiting for room in the window.
     parked: std::collections::VecDeque<Closed>,
     last_close: Instant,
@@ -152,13 +159,14 @@ impl<S: Fn(Output)> Lane<S> {
                     lines_max: options.batch_lines_max,
                     ranges_len_max: ranges_len_max(&source.name),
                 };
-                Open::new(Arc::clone(&source.name), limits)
+                Open::new(Arc::clone(&source.name), options.format, limits)
             })
             .collect();
         let now = Instant::now();
         Self {
             last_close: now.checked_sub(options.linger).unwrap_or(now),
             next_look: now + options.poll_interval,
+            compressor: Compressor::new(options.compression),
             options,
             tail,
             hints,
@@ -638,7 +646,7 @@ impl<S: Fn(Output)> Lane<S> {
         if self.open[source].is_empty() {
             return;
         }
-        let closed = self.open[source].close(seconds_since_1970());
+        let closed = self.open[source].close(seconds_since_1970(), &mut self.compressor);
         if closed.is_empty() {
             return;
         }
@@ -680,7 +688,7 @@ fn line_of<'a>(
     Line {
         timestamp,
         offset: offset + at as u64,
-        bytes: piece.bytes(),
+        raw: &unread[at..at + piece.bytes()],
         content: &unread[at..at + content],
         partial,
     }

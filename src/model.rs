@@ -260,6 +260,36 @@ impl Range {
     }
 }
 
+/// How lines stand in a body.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// A JSON object a line, each with its LF.
+    #[default]
+    Ndjson,
+    /// One JSON object, of one line.
+    Json,
+    /// The bytes as they stand in the file, all of one file.
+    Lines,
+}
+
+/// What a body was packed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coding {
+    /// RFC 1952.
+    Gzip,
+    /// RFC 8878.
+    Zstd,
+}
+
+/// How bodies are packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compression {
+    /// With what.
+    pub coding: Coding,
+    /// How hard: one of the coding's levels.
+    pub level: u8,
+}
+
 /// The lines that travel in one AMQP message. Has exactly one holder; dropped without a receipt,
 /// it was not delivered.
 #[derive(Debug)]
@@ -272,6 +302,10 @@ pub struct Batch {
     pub lines: u64,
     /// Length of the body before compression.
     pub bytes: u64,
+    /// How they stand in the body.
+    pub format: Format,
+    /// What the body is packed with, if it is.
+    pub coding: Option<Coding>,
     /// The message's body.
     pub body: Bytes,
     /// When the batch was closed: seconds since 1970.

@@ -474,6 +474,8 @@ fn tell(notice: &Notice) {
 
 fn lane_options(config: &Config) -> lane::Options {
     lane::Options {
+        format: config.batch.format,
+        compression: config.batch.compression,
         batch_bytes_max: config.batch.bytes_max,
         batch_lines_max: config.batch.lines_max,
         linger: config.batch.linger,

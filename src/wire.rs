@@ -8,14 +8,17 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use crate::model::{AgentId, Batch, LogPath, MessageId, Range};
+use crate::model::{AgentId, Batch, Coding, Format, LogPath, MessageId, Range};
 
 /// All properties of a message together stay under this many bytes, because some clients negotiate
 /// frames of 4,096 and a content header must fit into one. One very long path is excepted.
 pub const PROPERTIES_MAX: usize = 3_500;
 
+/// A body never exceeds so many bytes: RabbitMQ 4 refuses 16 MiB.
+pub const BODY_MAX: usize = 8 * 1024 * 1024;
+
 /// Upper bound of what the properties take beside host, source and `ranges`: flags and lengths,
-/// the longest content type and message type, id, timestamp, `app_id`, the header names and their
+/// the longest content type, content encoding and message type, id, timestamp, `app_id`, the header names and their
 /// type tags and numbers.
 const PROPERTIES_FIXED: usize = 400;
 
@@ -46,6 +49,8 @@ pub struct Message {
     pub kind: &'static str,
     /// MIME type of the body.
     pub content_type: &'static str,
+    /// What the body is packed with.
+    pub content_encoding: Option<&'static str>,
     /// Seconds since 1970 at which the batch was closed.
     pub timestamp: u64,
     /// Header `agent`.
@@ -75,7 +80,8 @@ impl Sender {
             source: Arc::clone(&batch.source),
             message_id: message_id(self.agent, &batch.ranges),
             kind,
-            content_type: "application/x-ndjson",
+            content_type: content_type(batch.format),
+            content_encoding: batch.coding.map(content_encoding),
             timestamp: batch.closed_at,
             agent: self.agent.to_string(),
             host: Arc::clone(&self.host),
@@ -90,6 +96,21 @@ impl Sender {
     #[must_use]
     pub fn ranges_len_max(&self, source: &str) -> usize {
         PROPERTIES_MAX.saturating_sub(PROPERTIES_FIXED + self.host.len() + source.len())
+    }
+}
+
+fn content_type(format: Format) -> &'static str {
+    match format {
+        Format::Ndjson => "application/x-ndjson",
+        Format::Json => "application/json",
+        Format::Lines => "text/plain",
+    }
+}
+
+fn content_encoding(coding: Coding) -> &'static str {
+    match coding {
+        Coding::Gzip => "gzip",
+        Coding::Zstd => "zstd",
     }
 }
 
@@ -170,6 +191,7 @@ fn write_fmt(text: &mut String, args: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::credit::Credit;
     use crate::model::{FileId, Proof, Skipped};
     use std::path::Path;
 
@@ -223,6 +245,49 @@ mod tests {
         };
         let bound = range_len_max(&longest.path);
         assert!(ranges_json(&[longest]).len() <= bound + 1);
+    }
+
+    #[test]
+    fn a_message_says_in_which_form_its_body_is() {
+        let sender = Sender {
+            agent: AgentId([1; 16]),
+            host: "web-1".into(),
+        };
+        let message = |format, coding, lines| {
+            let credit = Credit::new(10, || {});
+            sender.message(&Batch {
+                source: "app".into(),
+                ranges: vec![range(b"/a")],
+                lines,
+                bytes: 8812,
+                format,
+                coding,
+                body: Bytes::from_static(b"x"),
+                closed_at: 0,
+                permit: credit.take(1).expect("room"),
+            })
+        };
+        for (format, content_type) in [
+            (Format::Ndjson, "application/x-ndjson"),
+            (Format::Json, "application/json"),
+            (Format::Lines, "text/plain"),
+        ] {
+            for (coding, encoding) in [
+                (None, None),
+                (Some(Coding::Gzip), Some("gzip")),
+                (Some(Coding::Zstd), Some("zstd")),
+            ] {
+                let message = message(format, coding, 1);
+                assert_eq!(message.content_type, content_type);
+                assert_eq!(message.content_encoding, encoding);
+                assert_eq!((message.kind, message.bytes), (TYPE_BATCH, 8812));
+                assert_eq!(
+                    message.message_id,
+                    message_id(sender.agent, &[range(b"/a")])
+                );
+            }
+        }
+        assert_eq!(message(Format::Lines, None, 0).kind, TYPE_RANGES);
     }
 
     #[test]

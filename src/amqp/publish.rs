@@ -382,7 +382,11 @@ fn properties(message: &Message) -> BasicProperties {
         "ranges",
         AMQPValue::LongString(message.ranges.as_str().into()),
     );
-    BasicProperties::default()
+    let properties = match message.content_encoding {
+        Some(coding) => BasicProperties::default().with_content_encoding(coding.into()),
+        None => BasicProperties::default(),
+    };
+    properties
         .with_content_type(message.content_type.into())
         .with_headers(headers)
         .with_delivery_mode(2)

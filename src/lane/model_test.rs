@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::{Input, Lane, Options, Output};
 use crate::model::credit::Credit;
-use crate::model::{Batch, Confirmed, FileId, FileRecord, Mark, Rewind, Skipped};
+use crate::model::{Batch, Confirmed, FileId, FileRecord, Format, Mark, Rewind, Skipped};
 use crate::tail::discover::{Memory, Pattern, Selection, scan};
 use crate::tail::watch::Hints;
 use crate::tail::{Event, Source, Tail};
@@ -140,6 +140,7 @@ struct Generation {
 type Send = Box<dyn Fn(Output)>;
 
 struct Rig {
+    format: Format,
     directory: tempfile::TempDir,
     now: Instant,
     lane: Option<Lane<Send>>,
@@ -167,9 +168,10 @@ struct Rig {
 }
 
 impl Rig {
-    fn new() -> Self {
+    fn new(format: Format) -> Self {
         let (_, outputs) = channel();
         let mut rig = Self {
+            format,
             directory: tempfile::tempdir().expect("a directory"),
             now: Instant::now(),
             lane: None,
@@ -213,6 +215,7 @@ impl Rig {
         let tail = Tail::new("host".into(), vec![source], records);
         // Small, so that budgets and full batches are met all the time.
         let options = Options {
+            format: self.format,
             batch_bytes_max: 600,
             unfinished_max: UNFINISHED_MAX,
             linger: Duration::ZERO,
@@ -332,6 +335,19 @@ impl Rig {
                 self.lossy.insert(range.file);
             }
         }
+        if self.format == Format::Lines {
+            self.bytes(batch);
+        } else {
+            self.objects(batch);
+        }
+        for range in &batch.ranges {
+            let covered = self.covered.entry(range.file).or_default();
+            assert!(range.start <= *covered, "a range was left out");
+            *covered = range.end.max(*covered);
+        }
+    }
+
+    fn objects(&mut self, batch: &Batch) {
         for line in batch.body.split_inclusive(|byte| *byte == b'\n') {
             let object: serde_json::Value = serde_json::from_slice(line).expect("ndjson");
             let (log, message) = (&object["log"], &object["message"]);
@@ -345,19 +361,38 @@ impl Rig {
                 log["bytes"].as_u64().expect("bytes"),
             );
             let message = message.as_str().expect("text").as_bytes().to_vec();
-            let covered = self.covered.get(&id).copied().unwrap_or(0);
-            if offset + bytes > covered {
-                assert!(bytes - message.len() as u64 <= 1);
-                self.delivered
-                    .entry(id)
-                    .or_default()
-                    .insert(offset, message);
+            assert!(bytes - message.len() as u64 <= 1);
+            self.deliver(id, offset, bytes, message);
+        }
+    }
+
+    /// The body is the bytes of its ranges, all of one file.
+    fn bytes(&mut self, batch: &Batch) {
+        let mut body = &batch.body[..];
+        for range in &batch.ranges {
+            assert_eq!(range.file, batch.ranges[0].file);
+            let mut offset = range.start;
+            while range.skipped.is_none() && offset < range.end {
+                let line_end = body.iter().position(|byte| *byte == b'\n');
+                let whole = line_end.map_or(body.len(), |at| at + 1);
+                let left = usize::try_from(range.end - offset).expect("small");
+                let (line, rest) = body.split_at(whole.min(left));
+                assert!(!line.is_empty(), "the body ends before its ranges");
+                let message = line.strip_suffix(b"\n").unwrap_or(line).to_vec();
+                self.deliver(range.file, offset, line.len() as u64, message);
+                (body, offset) = (rest, offset + line.len() as u64);
             }
         }
-        for range in &batch.ranges {
-            let covered = self.covered.entry(range.file).or_default();
-            assert!(range.start <= *covered, "a range was left out");
-            *covered = range.end.max(*covered);
+        assert!(body.is_empty(), "the body goes beyond its ranges");
+    }
+
+    fn deliver(&mut self, id: FileId, offset: u64, bytes: u64, message: Vec<u8>) {
+        let covered = self.covered.get(&id).copied().unwrap_or(0);
+        if offset + bytes > covered {
+            self.delivered
+                .entry(id)
+                .or_default()
+                .insert(offset, message);
         }
     }
 
@@ -680,9 +715,9 @@ impl Rig {
     }
 }
 
-fn fails(steps: &[Step]) -> bool {
+fn fails(format: Format, steps: &[Step]) -> bool {
     let run = || {
-        let mut rig = Rig::new();
+        let mut rig = Rig::new(format);
         steps.iter().for_each(|step| rig.step(step));
         rig.judge();
     };
@@ -690,12 +725,12 @@ fn fails(steps: &[Step]) -> bool {
 }
 
 /// Leaves out steps for as long as it still fails.
-fn shrink(mut steps: Vec<Step>) -> Vec<Step> {
+fn shrink(format: Format, mut steps: Vec<Step>) -> Vec<Step> {
     let mut at = 0;
     while at < steps.len() {
         let mut fewer = steps.clone();
         fewer.remove(at);
-        if fails(&fewer) {
+        if fails(format, &fewer) {
             steps = fewer;
             at = 0;
         } else {
@@ -703,6 +738,14 @@ fn shrink(mut steps: Vec<Step>) -> Vec<Step> {
         }
     }
     steps
+}
+
+fn format_of(seed: u64) -> Format {
+    match seed % 3 {
+        0 => Format::Ndjson,
+        1 => Format::Json,
+        _ => Format::Lines,
+    }
 }
 
 fn steps_of(seed: u64) -> Vec<Step> {
@@ -720,12 +763,12 @@ fn whatever_happens_to_the_files_every_line_that_was_seen_comes_out_once_and_in_
     let count = if given.is_some() { 1 } else { SEQUENCES };
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
-    let failed = (first..first + count).find(|seed| fails(&steps_of(*seed)));
-    let least = failed.map(|seed| (seed, shrink(steps_of(seed))));
+    let failed = (first..first + count).find(|seed| fails(format_of(*seed), &steps_of(*seed)));
+    let least = failed.map(|seed| (seed, shrink(format_of(seed), steps_of(seed))));
     std::panic::set_hook(hook);
     if let Some((seed, steps)) = least {
         eprintln!("FANTAIL_TEST_SEED={seed} fails; the least that fails: {steps:#?}");
-        let mut rig = Rig::new();
+        let mut rig = Rig::new(format_of(seed));
         steps.iter().for_each(|step| rig.step(step));
         rig.judge();
         unreachable!("it failed a moment ago");

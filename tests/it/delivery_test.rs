@@ -10,31 +10,10 @@ use crate::support::broker::{Broker, Version};
 use crate::support::oracle::{Ledger, complete_lines};
 use crate::support::random::Random;
 use crate::support::wait::wait_for;
-use crate::support::writers::{Writer, append, log_text, numbered_lines};
+use crate::support::writers::{Writer, append, eight_logs, log_text, numbered_lines};
 
 const QUEUES: [&str; 3] = ["archive", "alerting", "search"];
 const MINUTE: Duration = Duration::from_secs(60);
-
-/// The content of eight log files: those of the directory that `FANTAIL_TEST_LOGS` names, or
-/// made-up ones of about the same size.
-fn eight_logs(random: &mut Random) -> Vec<(String, Vec<u8>)> {
-    let Some(directory) = std::env::var_os("FANTAIL_TEST_LOGS") else {
-        return (0..8)
-            .map(|number| (format!("{number}.log"), log_text(random, 300_000)))
-            .collect();
-    };
-    let mut paths: Vec<PathBuf> = fs::read_dir(directory)
-        .expect("FANTAIL_TEST_LOGS can be listed")
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
-        .collect();
-    paths.sort();
-    let named = |path: &PathBuf| {
-        let name = path.file_name()?.to_str()?.to_owned();
-        Some((name, fs::read(path).ok()?))
-    };
-    paths.iter().filter_map(named).collect()
-}
 
 /// A directory for logs alone: the agent's own log stands beside it.
 fn logs(directory: &tempfile::TempDir) -> PathBuf {

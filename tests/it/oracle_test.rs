@@ -5,8 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use crate::support::made::{
-    PATH, batches, end_of_lines, line, lines_of, message, range, ranges_only, renamed, sealed,
-    with_body_text,
+    PATH, batches, end_of_lines, line, lines_of, message, packed, range, ranges_only, renamed,
+    sealed, with_body_text,
 };
 use crate::support::message::{Header, Message};
 use crate::support::oracle::{Ledger, complete_lines};
@@ -97,26 +97,106 @@ fn a_split_line_is_joined_from_its_parts() {
 
 #[test]
 fn raw_lines_are_rebuilt_from_the_bodies() {
-    let content = b"one\r\n\ntwo \xff\nthree\n";
-    let raw = |start: usize, end: usize| {
-        let lines = content[start..end]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count();
-        let body = content[start..end].to_vec();
-        let content_type = Some("text/plain".to_owned());
-        sealed(
-            Message {
-                content_type,
-                body,
-                ..message(&[], &[range(start, end)])
-            },
-            lines,
-        )
-    };
-    let ledger = taken(&[raw(0, 6), raw(6, content.len())]);
+    let content = b"one\r\n\ntwo \xff\nthree";
+    // In the middle of a line too: that shows in no body.
+    for cut in [6, 9] {
+        let ledger = taken(&[raw(content, 0, cut), raw(content, cut, content.len())]);
+        ledger.assert_clean();
+        ledger.assert_holds_file(PATH, content);
+        let lines: [&[u8]; 4] = [b"one", b"", b"two \xff", b"three"];
+        assert_eq!(ledger.file(PATH).lines(), lines);
+    }
+}
+
+#[test]
+fn raw_lines_that_differ_in_a_line_end_or_in_their_length_are_found() {
+    let ledger = taken(&[raw(b"one \n", 0, 5)]);
     ledger.assert_clean();
-    ledger.assert_holds_file(PATH, content);
+    assert_differs(&ledger, b"one\r\n", "altered: the line at offset 0");
+
+    for (range_end, violation) in [
+        (3, "goes beyond its range"),
+        (5, "the body ends at offset 4"),
+    ] {
+        let mut message = raw(b"one\n", 0, 4);
+        let ranges = message.text_header("ranges").unwrap();
+        let ranges = ranges.replace("\"end\":4", &format!("\"end\":{range_end}"));
+        let ranges = Header::Text(ranges);
+        message.headers.insert("ranges".to_owned(), ranges);
+        assert_violation(&taken(&[message]), violation);
+    }
+}
+
+/// A body of bare bytes.
+fn raw(content: &[u8], start: usize, end: usize) -> Message {
+    let body = content[start..end].to_vec();
+    let lines = body.split_inclusive(|byte| *byte == b'\n').count();
+    let content_type = Some("text/plain".to_owned());
+    sealed(
+        Message {
+            content_type,
+            body,
+            ..message(&[], &[range(start, end)])
+        },
+        lines,
+    )
+}
+
+#[test]
+fn packed_bodies_are_unpacked_and_counted_before_packing() {
+    let content = numbered_lines("app", 10);
+    for encoding in ["gzip", "zstd"] {
+        let packed = |message| packed(message, encoding);
+        let ledger = taken(
+            &batches(&content, 3)
+                .into_iter()
+                .map(packed)
+                .collect::<Vec<_>>(),
+        );
+        ledger.assert_clean();
+        ledger.assert_holds_file(PATH, &content);
+    }
+}
+
+#[test]
+fn a_body_that_is_not_packed_as_its_property_says_is_found() {
+    let good = batches(b"one\n", 1).remove(0);
+    for encoding in ["gzip", "zstd"] {
+        let unpacked = Message {
+            content_encoding: Some(encoding.to_owned()),
+            ..good.clone()
+        };
+        assert_violation(&taken(&[unpacked]), "the body is not ");
+
+        let mut cut = packed(good.clone(), encoding);
+        cut.body.pop();
+        assert_violation(&taken(&[cut]), "the body is not ");
+
+        let mut more = packed(good.clone(), encoding);
+        more.body.push(b'x');
+        assert_violation(&taken(&[more]), "the body is not ");
+
+        let mut counted = packed(good.clone(), encoding);
+        let bytes = Header::Int(counted.body.len() as i64);
+        counted.headers.insert("bytes".to_owned(), bytes);
+        assert_violation(&taken(&[counted]), "header \"bytes\"");
+    }
+    let other = Message {
+        content_encoding: Some("br".to_owned()),
+        ..good
+    };
+    assert_violation(&taken(&[other]), "content_encoding is \"br\"");
+}
+
+#[test]
+fn a_json_body_is_one_object_and_nothing_more() {
+    let mut message = batches(b"one\n", 1).remove(0);
+    message.content_type = Some("application/json".to_owned());
+    assert_violation(&taken(&[message.clone()]), "more than one object");
+    message.body.pop();
+    let ledger = taken(&[sealed(message, 1)]);
+    ledger.assert_clean();
+    ledger.assert_holds_file(PATH, b"one\n");
 }
 
 #[test]

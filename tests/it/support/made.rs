@@ -1,9 +1,12 @@
 //! Owns messages made by hand that keep the wire contract, for tests to break one thing in them.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
 use super::message::{Header, Message};
@@ -149,6 +152,22 @@ pub fn sealed(mut message: Message, lines: usize) -> Message {
         .headers
         .insert("bytes".to_owned(), Header::Int(message.body.len() as i64));
     message
+}
+
+/// The same, packed with `"gzip"` or `"zstd"`.
+pub fn packed(message: Message, encoding: &str) -> Message {
+    let body = if encoding == "gzip" {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(&message.body).unwrap();
+        encoder.finish().unwrap()
+    } else {
+        zstd::encode_all(&message.body[..], 1).unwrap()
+    };
+    Message {
+        content_encoding: Some(encoding.to_owned()),
+        body,
+        ..message
+    }
 }
 
 /// 32 hex digits that the ranges determine (FNV-1a, twice).

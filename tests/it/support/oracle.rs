@@ -2,6 +2,7 @@
 //! a consumer has of every file. It knows the contract alone, none of fantail's code.
 
 mod batch;
+mod coding;
 mod coverage;
 mod file;
 mod line;

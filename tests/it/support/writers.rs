@@ -1,8 +1,8 @@
 //! Owns log files that grow while a test looks on, and the text that is in them.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -69,6 +69,27 @@ fn push_line(text: &mut Vec<u8>, random: &mut Random, number: u64) {
         let long = random.below(64 * 1024);
         text.extend(std::iter::repeat_n(b"0123456789abcdef", long / 16).flatten());
     }
+}
+
+/// The content of eight log files: those of the directory that `FANTAIL_TEST_LOGS` names, or
+/// made-up ones of about the same size.
+pub fn eight_logs(random: &mut Random) -> Vec<(String, Vec<u8>)> {
+    let Some(directory) = std::env::var_os("FANTAIL_TEST_LOGS") else {
+        return (0..8)
+            .map(|number| (format!("{number}.log"), log_text(random, 300_000)))
+            .collect();
+    };
+    let mut paths: Vec<PathBuf> = fs::read_dir(directory)
+        .expect("FANTAIL_TEST_LOGS can be listed")
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+        .collect();
+    paths.sort();
+    let named = |path: &PathBuf| {
+        let name = path.file_name()?.to_str()?.to_owned();
+        Some((name, fs::read(path).ok()?))
+    };
+    paths.iter().filter_map(named).collect()
 }
 
 /// `count` short lines that name themselves: `app 1`, `app 2` …

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use tokio::time::timeout;
 
 use super::convert::message_of;
@@ -20,6 +20,7 @@ const PREFETCH: u16 = 32;
 /// what the test has not asked for yet stays the broker's.
 pub struct Consumer {
     queue: String,
+    is_stream: bool,
     deliveries: lapin::Consumer,
     channel: Channel,
     amqp: Amqp,
@@ -27,13 +28,27 @@ pub struct Consumer {
 
 impl Consumer {
     pub fn open(url: &str, queue: &str) -> Self {
+        Self::open_with(url, queue, false)
+    }
+
+    /// Of a stream, from its first message on.
+    pub fn open_stream(url: &str, queue: &str) -> Self {
+        Self::open_with(url, queue, true)
+    }
+
+    fn open_with(url: &str, queue: &str, is_stream: bool) -> Self {
         let amqp = Amqp::connect(url);
         let opening = async {
             let channel = amqp.connection.create_channel().await?;
             channel
                 .basic_qos(PREFETCH, BasicQosOptions::default())
                 .await?;
-            let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+            let options = BasicConsumeOptions::default();
+            let mut arguments = FieldTable::default();
+            if is_stream {
+                let first = AMQPValue::LongString("first".into());
+                arguments.insert("x-stream-offset".into(), first);
+            }
             let deliveries = channel
                 .basic_consume(queue.into(), "".into(), options, arguments)
                 .await?;
@@ -45,6 +60,7 @@ impl Consumer {
             .unwrap_or_else(|error| panic!("queue {queue} cannot be consumed: {error}"));
         Self {
             queue: queue.to_owned(),
+            is_stream,
             deliveries,
             channel,
             amqp,
@@ -73,8 +89,12 @@ impl Consumer {
         }
     }
 
-    /// Messages in the queue that are not on their way to this consumer.
+    /// Messages in the queue that are not on their way to this consumer. A stream keeps what was
+    /// consumed, so that none are counted there.
     pub fn ready(&self) -> u32 {
+        if self.is_stream {
+            return 0;
+        }
         let asking = async { timeout(ANSWER, ready_messages(&self.channel, &self.queue)).await };
         match self.amqp.runtime.block_on(asking) {
             Ok(Ok(count)) => count,

@@ -3,6 +3,7 @@
 use std::hash::{DefaultHasher, Hasher};
 
 use super::Findings;
+use super::coding::unpacked;
 use super::line::{self, Line};
 use super::range::{self, Range, is_id};
 use crate::support::message::{Header, Message};
@@ -152,11 +153,12 @@ fn check_is_empty(message: &Message, findings: &mut Findings<'_>) {
             "fantail.ranges.v1 has content_encoding {encoding:?}"
         ));
     }
-    check_counts(message, 0, findings);
+    check_counts(message, 0, 0, findings);
 }
 
-fn check_counts(message: &Message, lines: usize, findings: &mut Findings<'_>) {
-    for (name, actual) in [("lines", lines), ("bytes", message.body.len())] {
+/// `bytes` before compression.
+fn check_counts(message: &Message, lines: usize, bytes: usize, findings: &mut Findings<'_>) {
+    for (name, actual) in [("lines", lines), ("bytes", bytes)] {
         let stated = message.int_header(name);
         if stated != i64::try_from(actual).ok() {
             findings.add(format!(
@@ -167,28 +169,28 @@ fn check_counts(message: &Message, lines: usize, findings: &mut Findings<'_>) {
 }
 
 fn read_lines(message: &Message, batch: &mut Batch, findings: &mut Findings<'_>) {
-    if let Some(encoding) = &message.content_encoding {
-        findings.add(format!(
-            "content_encoding {encoding:?}, which this oracle cannot read"
-        ));
+    let Some(body) = unpacked(message, findings) else {
         return;
+    };
+    if body.len() > BODY_MAX {
+        findings.add(format!("the body is {} bytes unpacked", body.len()));
     }
-    let texts = split_lines(&message.body);
+    let texts = split_lines(&body);
     if texts.is_empty() {
         findings.add("fantail.batch.v1 without lines");
     }
-    check_counts(message, texts.len(), findings);
+    check_counts(message, texts.len(), body.len(), findings);
     batch.lines_hash = hash_of_lines(&texts);
     match message.content_type.as_deref() {
         Some(RAW_LINES) => read_raw_lines(&texts, batch, findings),
         Some(JSON) => {
-            if texts.len() > 1 {
-                findings.add("application/json with more than one line");
+            if body.contains(&b'\n') {
+                findings.add("application/json with more than one object");
             }
             read_objects(&texts, batch, findings);
         }
         _ => {
-            if !message.body.ends_with(b"\n") {
+            if !body.ends_with(b"\n") {
                 findings.add("the last line of the body does not end in LF");
             }
             read_objects(&texts, batch, findings);
@@ -256,6 +258,7 @@ fn read_objects(texts: &[&[u8]], batch: &mut Batch, findings: &mut Findings<'_>)
             offset,
             bytes,
             partial,
+            raw: false,
             content,
         });
     }
@@ -315,8 +318,9 @@ fn read_raw_lines(texts: &[&[u8]], batch: &mut Batch, findings: &mut Findings<'_
                 range: place,
                 offset,
                 bytes,
-                partial: !text.ends_with(b"\n") && !range.eof,
-                content: without_line_end(text).to_vec(),
+                partial: !text.ends_with(b"\n"),
+                raw: true,
+                content: text.to_vec(),
             });
             offset += bytes;
         }

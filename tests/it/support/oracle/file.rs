@@ -34,6 +34,7 @@ struct Kept {
     offset: u64,
     bytes: u32,
     partial: bool,
+    raw: bool,
     hash: u64,
     /// None when the ledger forgets text.
     text: Option<Box<[u8]>>,
@@ -64,6 +65,7 @@ impl FileLedger {
             offset,
             bytes,
             partial,
+            raw,
             content,
             ..
         } = line;
@@ -81,6 +83,7 @@ impl FileLedger {
             offset,
             bytes: bytes as u32,
             partial,
+            raw,
             hash: hash(&content),
             text: (!forgets_text).then(|| content.into_boxed_slice()),
         });
@@ -179,6 +182,11 @@ impl FileLedger {
                 Some(line) if open => line.extend_from_slice(text),
                 _ => lines.push(text.to_vec()),
             }
+            if kept.raw
+                && let Some(line) = lines.last_mut()
+            {
+                line.truncate(without_line_end(line).len());
+            }
             open = kept.partial;
         }
         lines
@@ -236,13 +244,13 @@ impl FileLedger {
                         "the line at offset {offset} goes beyond its end {end}"
                     ));
                 }
-                if part.partial == (part_end == end) {
+                if part.partial == (part_end == end) && !part.raw {
                     return Some(format!(
                         "the line at offset {offset} is partial or not, wrongly"
                     ));
                 }
                 let bytes = &content[offset..part_end];
-                let expected = if part.partial {
+                let expected = if part.partial || part.raw {
                     bytes
                 } else {
                     without_line_end(bytes)

@@ -30,6 +30,8 @@ pub struct Line {
     pub bytes: u64,
     /// A part of a split line, but the last.
     pub partial: bool,
+    /// `content` has its line end, and `partial` means merely that there is none.
+    pub raw: bool,
     /// Without the line end.
     pub content: Vec<u8>,
 }
