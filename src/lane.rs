@@ -45,7 +45,7 @@ pub enum Input {
     Rewind(Vec<Rewind>),
     /// Say how it is; answered within a quantum, room or no room.
     Report(oneshot::Sender<Report>),
-    /// Read no more, hand over what has gathered, and end.
+    /// Read no more, hand over what has gathered, and end. Told again: end at once.
     Stop,
 }
 
@@ -219,9 +219,10 @@ impl<S: Fn(Output)> Lane<S> {
             match inputs.recv() {
                 Ok(Input::Room) => self.hand_over(),
                 Ok(Input::Report(reply)) => self.report(reply),
+                // Told a second time: nobody is left to hand anything to.
+                Ok(Input::Stop) | Err(_) => return,
                 // Nothing is read any more, so there is nothing to look for or to go back to.
                 Ok(_) => {}
-                Err(_) => return,
             }
         }
     }

@@ -245,9 +245,8 @@ impl Pipeline {
     async fn take_down(mut self, until: Instant) {
         self.commands = None;
         self.changes = None;
-        let (lane, _) = channel();
-        // Without it the lane's and discovery's channels are closed.
-        self.lane = lane;
+        // A lane that still waits for room waits no more. Discovery ends when the lane has.
+        let _ = self.lane.send(Input::Stop);
         self.outputs.close();
         self.waker.wake();
         let ends = async {

@@ -171,6 +171,14 @@ impl Window {
             })
     }
 
+    /// Whether the broker has said something about a batch that is still in it.
+    #[must_use]
+    pub fn has_outcomes(&self) -> bool {
+        self.slots
+            .iter()
+            .any(|slot| !matches!(slot.state, SlotState::Waiting | SlotState::Sent(_)))
+    }
+
     /// Publishing may go on: there is a connection, and the topology is good.
     pub fn open(&mut self) {
         self.open = true;

@@ -365,7 +365,8 @@ impl Relay {
     /// A required queue was missing, so that what was acknowledged since the last good check may
     /// not be in it. All of it is read again, before anything that came after it.
     fn send_again(&mut self, actions: &mut Vec<Action>) {
-        if !self.ledger.is_dirty() {
+        // Batches behind a refused one may be acknowledged as well, and are not in the ledger yet.
+        if !self.ledger.is_dirty() && !self.window.has_outcomes() {
             return;
         }
         let mut rewinds = self.ledger.check_failed();
@@ -378,3 +379,6 @@ impl Relay {
         actions.push(Action::Rewind(rewinds));
     }
 }
+
+#[cfg(test)]
+mod simulation_test;

@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, params};
 use rustix::fs::{FlockOperation, OFlags};
@@ -179,13 +179,9 @@ impl State {
                     }
                     Err(_) => {}
                 }
-                match changes.recv_timeout(RETRY) {
-                    Ok(change) => group.push(change),
-                    Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) => {
-                        // The process ends; what is not saved is sent again.
-                        return;
-                    }
+                if !gather(changes, &mut group) {
+                    // The process ends; what is not saved is sent again.
+                    return;
                 }
             }
             if std::mem::take(&mut failing) {
@@ -201,6 +197,19 @@ impl State {
             apply(&transaction, change)?;
         }
         transaction.commit()
+    }
+}
+
+/// Gathers further changes until it is time to try again. False if there will be none.
+fn gather(changes: &Receiver<Change>, group: &mut Vec<Change>) -> bool {
+    let again = Instant::now() + RETRY;
+    loop {
+        let left = again.saturating_duration_since(Instant::now());
+        match changes.recv_timeout(left) {
+            Ok(change) => group.push(change),
+            Err(RecvTimeoutError::Timeout) => return true,
+            Err(RecvTimeoutError::Disconnected) => return false,
+        }
     }
 }
 

@@ -132,7 +132,8 @@ impl<'a> Session<'a> {
                     write(channel.clone(), &self.settings.topology.exchange, attempt)
                 });
             }
-            let waiting = !self.blocked && (writing.is_some() || !self.confirms.is_empty());
+            let owed = writing.is_some() || asking.is_some() || !self.confirms.is_empty();
+            let waiting = owed && !self.blocked;
             tokio::select! {
                 command = commands.recv() => match command {
                     None => return End::Closed,
@@ -142,8 +143,15 @@ impl<'a> Session<'a> {
                         }
                         self.outbox.push_back(attempt);
                     }
-                    Some(Command::Check) => asking = Some(self.check()),
-                    Some(Command::Make) => asking = Some(self.make()),
+                    Some(question @ (Command::Check | Command::Make)) => {
+                        if !waiting {
+                            silent_since = Instant::now();
+                        }
+                        asking = Some(match question {
+                            Command::Make => self.make(),
+                            _ => self.check(),
+                        });
+                    }
                 },
                 (attempt, written) = next(&mut writing) => {
                     writing = None;

@@ -336,3 +336,51 @@ fn a_queue_that_was_made_and_may_not_be_bound_is_not_taken_for_one_that_gets_eve
     broker.ctl(&["set_permissions", "half", ".*", ".*", ".*"]);
     assert_all_queues_hold(&broker, &[(path, content)], false);
 }
+
+#[test]
+fn what_no_queue_took_is_sent_again_when_the_bindings_are_made_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let logs = logs(&directory);
+    let broker = Broker::start();
+    let path = logs.join("a.log");
+    let config = Config::new(&broker.url()).source("app", &path);
+    let mut agent = Agent::new(directory.path(), config);
+    let first = numbered_lines("first", 100);
+    append(&path, &first);
+    agent.start();
+    wait_for(MINUTE, "the first lines are in the queues", || {
+        QUEUES
+            .iter()
+            .all(|queue| broker.amqp().message_count(queue).unwrap_or(0) > 0)
+    });
+    for queue in QUEUES {
+        broker.amqp().unbind(queue, "logs");
+    }
+    let second = numbered_lines("second", 20_000);
+    append(&path, &second);
+    agent.wait_for_log("routed to no queue", MINUTE);
+    assert_all_queues_hold(&broker, &[(path, [first, second].concat())], true);
+}
+
+#[test]
+fn a_stop_without_a_broker_and_with_a_full_window_is_quick() {
+    let directory = tempfile::tempdir().unwrap();
+    let logs = logs(&directory);
+    let mut random = Random::from_environment();
+    let broker = Broker::absent();
+    let path = logs.join("a.log");
+    append(&path, &log_text(&mut random, 8 << 20));
+    let config = Config::new(&broker.url())
+        .set("broker", "max_in_flight = \"1MiB\"")
+        .source("app", &path);
+    let mut agent = Agent::new(directory.path(), config);
+    agent.start();
+    agent.wait_for_log("no connection to the broker", MINUTE);
+    wait_for(MINUTE, "the lane waits for room", || {
+        let output = agent.cli(&["status", "--json"]);
+        String::from_utf8_lossy(&output.stdout).contains("\"full\"")
+    });
+    let ended = agent.term();
+    assert!(ended.status.success());
+    assert!(ended.took < Duration::from_secs(5), "{:?}", ended.took);
+}
