@@ -78,7 +78,12 @@ enum Topology {
     /// Was good; a check runs beside publishing.
     Rechecking,
     /// Not good: waits until nothing is in flight before anything is made.
-    Settling(String),
+    Settling {
+        /// What is missing.
+        missing: String,
+        /// Making it may help.
+        make: bool,
+    },
     /// What was missing is being made.
     Making,
     /// It could not be made; to be looked at again then.
@@ -193,7 +198,10 @@ impl Relay {
             Verdict::Missing(names) => {
                 self.ledger.check_abandoned();
                 self.window.shut();
-                self.topology = Topology::Settling(format!("missing: {}", names.join(", ")));
+                self.topology = Topology::Settling {
+                    missing: format!("missing: {}", names.join(", ")),
+                    make: self.options.declare,
+                };
             }
             Verdict::Wrong(what) => self.is_bad(what, now, actions),
         }
@@ -237,7 +245,7 @@ impl Relay {
             Topology::Checking => "checking",
             Topology::Good(_) | Topology::Rechecking if self.refusing.is_some() => "refused",
             Topology::Good(_) | Topology::Rechecking => "publishing",
-            Topology::Settling(_) => "settling",
+            Topology::Settling { .. } => "settling",
             Topology::Making => "making",
             Topology::Bad(_) => "waiting",
         }
@@ -269,10 +277,10 @@ impl Relay {
                 }
             }
             Topology::Bad(due) if now >= *due => self.check(Topology::Checking, actions),
-            Topology::Settling(missing) if self.window.in_flight() == 0 => {
-                let missing = missing.clone();
+            Topology::Settling { missing, make } if self.window.in_flight() == 0 => {
+                let (missing, make) = (missing.clone(), *make);
                 self.send_again(actions);
-                if self.options.declare {
+                if make {
                     self.tell_bad(missing, actions);
                     self.make(actions);
                 } else {
@@ -322,18 +330,15 @@ impl Relay {
             return;
         }
         actions.push(Action::Notice(Notice::Unrouted));
-        let what = "no queue is bound to the exchange".to_owned();
+        // Making them did not help if it was done a moment ago.
         let again = self.unrouted.is_some_and(|until| now < until);
         self.unrouted = Some(now + self.options.check_interval);
-        if again {
-            // Making them did not help a moment ago.
-            self.send_again(actions);
-            self.is_bad(what, now, actions);
-        } else {
-            self.ledger.check_abandoned();
-            self.window.shut();
-            self.topology = Topology::Settling(what);
-        }
+        self.ledger.check_abandoned();
+        self.window.shut();
+        self.topology = Topology::Settling {
+            missing: "no queue is bound to the exchange".to_owned(),
+            make: self.options.declare && !again,
+        };
     }
 
     fn check(&mut self, topology: Topology, actions: &mut Vec<Action>) {

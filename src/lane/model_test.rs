@@ -1,7 +1,8 @@
 //! Random sequences of what happens to log files, against the lane and the simplest model of what
 //! must come out of it: every line of every generation that a scan has seen, in order.
 //!
-//! `FANTAIL_TEST_SEED=N cargo test --release --lib model_test` repeats one sequence.
+//! `FANTAIL_TEST_SEED=N cargo test --release --lib model_test` repeats one sequence; with
+//! `FANTAIL_TEST_ALL=1` ten times as many are tried, other ones each time.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, OpenOptions};
@@ -759,8 +760,14 @@ fn whatever_happens_to_the_files_every_line_that_was_seen_comes_out_once_and_in_
     let given = std::env::var("FANTAIL_TEST_SEED")
         .ok()
         .and_then(|seed| seed.parse().ok());
-    let first: u64 = given.unwrap_or_else(|| u64::from(std::process::id()) << 32);
-    let count = if given.is_some() { 1 } else { SEQUENCES };
+    let (first, count) = match given {
+        Some(seed) => (seed, 1),
+        // Others each time, and more of them: a change is tried on the same ones as the last.
+        None if std::env::var_os("FANTAIL_TEST_ALL").is_some() => {
+            (u64::from(std::process::id()) << 32, 10 * SEQUENCES)
+        }
+        None => (1, SEQUENCES),
+    };
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let failed = (first..first + count).find(|seed| fails(format_of(*seed), &steps_of(*seed)));

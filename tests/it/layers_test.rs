@@ -114,10 +114,16 @@ fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
         let path = entry.unwrap().path();
         if path.is_dir() {
             sources(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+        } else if is_source(&path) {
             found.push(path);
         }
     }
+}
+
+/// A test in a file of its own may name anything, as one among the code may.
+fn is_source(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.ends_with(".rs") && !name.ends_with("_test.rs"))
 }
 
 /// What each room of `src/` names: `tail/reader.rs` belongs to the room `tail`.
