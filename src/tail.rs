@@ -117,6 +117,38 @@ struct Failure {
 }
 
 impl Tailed {
+    /// A generation that was found now, of which nothing is known but where its bytes are.
+    fn new(source: usize, origin: Origin, reader: Reader, inode: (u64, u64), now: Instant) -> Self {
+        Self {
+            source,
+            origin,
+            reader: Some(reader),
+            registration: Registration::Empty,
+            begins: Mark::default(),
+            epoch: 0,
+            batched: Mark::default(),
+            eof_batched: false,
+            confirmed: Mark::default(),
+            size_seen: 0,
+            lost_from: None,
+            ages: Ages::default(),
+            identity: None,
+            link: None,
+            inode,
+            born: None,
+            found: nanoseconds_since_1970(),
+            rotated: None,
+            superseded: false,
+            changed: now,
+            copy: None,
+            orphan: None,
+            predecessor: None,
+            drained: false,
+            queued: false,
+            failure: None,
+        }
+    }
+
     /// What proves it: as it is known, or as it is if it was empty when it was last looked at.
     fn present_identity(&self) -> io::Result<Option<Identity>> {
         match (&self.identity, &self.reader) {
@@ -449,34 +481,18 @@ impl Tail {
         let renamed = path.as_path() != found.path;
         let predecessor = self.take_path(&found.path, id, now);
         let mut tailed = Tailed {
-            source: found.source,
-            origin: Origin::new(&self.host, id, path),
-            reader: Some(reader),
-            registration: Registration::Empty,
             begins,
-            epoch: 0,
-            batched: Mark::default(),
-            eof_batched: false,
-            confirmed: Mark::default(),
-            size_seen: 0,
-            lost_from: None,
-            ages: Ages::default(),
-            identity: None,
             link: Some(found.path.clone()),
-            inode,
             born: status.born,
-            found: known
-                .as_ref()
-                .map_or_else(nanoseconds_since_1970, |record| record.found),
             rotated: renamed.then_some(now),
-            superseded: false,
-            changed: now,
-            copy: None,
-            orphan: None,
             predecessor,
-            drained: false,
-            queued: false,
-            failure: None,
+            ..Tailed::new(
+                found.source,
+                Origin::new(&self.host, id, path),
+                reader,
+                inode,
+                now,
+            )
         };
         if let Some(record) = known {
             tailed.registration = Registration::Durable;
@@ -487,6 +503,7 @@ impl Tail {
                 self.forget_known(id);
             }
             tailed.identity = Some(identity);
+            tailed.found = record.found;
             tailed.confirmed = record.confirmed;
             tailed.batched = record.confirmed;
             if let Some(reader) = &mut tailed.reader {

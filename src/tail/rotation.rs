@@ -11,10 +11,9 @@ use tracing::{info, warn};
 
 use super::discover::{Found, Scan};
 use super::reader::{Reader, Scratch};
-use super::report::Ages;
-use super::{Event, Registration, Tail, Tailed, identity, nanoseconds_since_1970};
+use super::{Event, Tail, Tailed, identity};
 use crate::batch::Origin;
-use crate::model::{FileId, FileRecord, LogPath, Mark};
+use crate::model::{FileId, FileRecord, LogPath};
 use crate::sys::{self, FileStatus};
 
 /// A copy of a truncated file (copytruncate) is waited for this long.
@@ -334,32 +333,17 @@ impl Tail {
         let superseded = live.is_some_and(|live| *live != id);
         warn!(?path, old = %id, new = %new, "log file was truncated or written anew; reading it from the beginning");
         let tailed = Tailed {
-            source: old.source,
-            origin: Origin::new(&self.host, new, path),
-            reader: Some(Reader::new(reader.into_file())),
-            registration: Registration::Empty,
-            begins: Mark::default(),
-            epoch: 0,
-            batched: Mark::default(),
-            eof_batched: false,
-            confirmed: Mark::default(),
-            size_seen: 0,
-            lost_from: None,
-            ages: Ages::default(),
-            identity: None,
             link: link.clone(),
-            inode: old.inode,
             born: old.born,
-            found: nanoseconds_since_1970(),
             rotated: renamed.then_some(now),
             superseded,
-            changed: now,
-            copy: None,
-            orphan: None,
-            predecessor: None,
-            drained: false,
-            queued: false,
-            failure: None,
+            ..Tailed::new(
+                old.source,
+                Origin::new(&self.host, new, path),
+                Reader::new(reader.into_file()),
+                old.inode,
+                now,
+            )
         };
         self.by_inode.insert(tailed.inode, new);
         if let Some(link) = link {

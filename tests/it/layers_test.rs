@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use syn::visit::Visit;
 
-/// What each module may name beside itself. `model`, `wire`, `sys`, `secret` and `telemetry` are
+/// What each module may name beside itself. `model`, `wire`, `sys` and `telemetry` are
 /// everybody's, and know only each other.
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("tail", &["batch"]),
@@ -33,11 +33,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("wire", &[]),
     ("sys", &[]),
-    ("secret", &[]),
     ("status", &[]),
     ("telemetry", &[]),
 ];
-const EVERYBODYS: &[&str] = &["model", "wire", "sys", "secret", "telemetry"];
+const EVERYBODYS: &[&str] = &["model", "wire", "sys", "telemetry"];
 
 /// Modules that decide without I/O, and the crates and modules that would be I/O.
 const PURE: &[&str] = &[
