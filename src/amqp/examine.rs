@@ -11,7 +11,8 @@
 use std::time::Duration;
 
 use lapin::options::{
-    BasicPublishOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+    BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions,
+    QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Connection, Error, ExchangeKind};
@@ -352,14 +353,15 @@ async fn publish_right(
     topology: &Topology,
 ) -> Result<Option<String>, Error> {
     let asked = on_channel(connection, async |channel| {
+        // With confirms the refusal comes as the answer to this message, whatever else happens.
+        channel
+            .confirm_select(ConfirmSelectOptions::default())
+            .await?;
         let exchange = ShortString::from(topology.exchange.as_str());
         let options = BasicPublishOptions::default();
         let never = BasicProperties::default().with_expiration("never valid".into());
-        channel
-            .basic_publish(exchange, "".into(), options, &[], never)
-            .await?;
-        // The refusal of a publish comes with the answer to whatever is asked next.
-        declare_exchange(&channel, topology, true).await
+        let asked = channel.basic_publish(exchange, "".into(), options, &[], never);
+        asked.await?.await.map(|_| ())
     });
     Ok(refused(asked.await?))
 }
