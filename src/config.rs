@@ -1,6 +1,7 @@
 //! The configuration as it is used: every value checked and parsed into the type that uses it,
 //! every problem found at once.
 
+mod multiline;
 pub mod raw;
 #[cfg(test)]
 mod shipped;
@@ -15,6 +16,7 @@ use crate::amqp::arguments::{self, grows_without_end, judge};
 use jiff::Timestamp;
 
 use crate::amqp::{self, Address, Argument, QueueKind};
+use crate::lines::Splitter;
 use crate::model::{Coding, Compression, Format};
 use crate::tail::discover::{Pattern, PatternError, Selection};
 use crate::wire::BODY_MAX;
@@ -73,8 +75,8 @@ pub struct Source {
     pub selection: Selection,
     /// Begin at the end of what is there at the first scan.
     pub from_end: bool,
-    /// Where a line is split.
-    pub line_max: usize,
+    /// How its lines are found.
+    pub splitter: Arc<Splitter>,
 }
 
 /// `[batch]`.
@@ -155,6 +157,12 @@ fn load_with(
             problems[first..].sort_by_key(Problem::order);
         }
     }
+    if parts
+        .batch
+        .is_some_and(|batch| batch.format == Format::Lines)
+    {
+        problems.append(&mut parts.not_bare);
+    }
     let (warnings, errors): (Vec<_>, Vec<_>) = problems.into_iter().partition(Problem::is_warning);
     match parts.finish(path) {
         Some(config) if errors.is_empty() => Ok(Config { warnings, ..config }),
@@ -193,6 +201,8 @@ struct Parts {
     broker: Option<(amqp::Settings, Duration, usize)>,
     sources: Vec<Source>,
     names: HashSet<Arc<str>>,
+    /// Problems that there are if bodies are bare bytes.
+    not_bare: Vec<Problem>,
 }
 
 /// `[agent]`.
@@ -308,7 +318,7 @@ fn agent(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> Option<Agent> {
 
 fn sources(root: &mut Table<'_>, parts: &mut Parts, problems: &mut Vec<Problem>) {
     for mut table in root.tables("source", problems) {
-        if let Some(source) = source(&mut table, &mut parts.names, problems) {
+        if let Some(source) = source(&mut table, parts, problems) {
             parts.sources.push(source);
         }
         table.finish(raw::SOURCE, problems);
@@ -317,11 +327,7 @@ fn sources(root: &mut Table<'_>, parts: &mut Parts, problems: &mut Vec<Problem>)
 
 const EXAMPLE: &str = "for example include = [\"/var/log/app/*.log\"]";
 
-fn source(
-    table: &mut Table<'_>,
-    names: &mut HashSet<Arc<str>>,
-    problems: &mut Vec<Problem>,
-) -> Option<Source> {
+fn source(table: &mut Table<'_>, parts: &mut Parts, problems: &mut Vec<Problem>) -> Option<Source> {
     let globs = table.strings("include", problems);
     let include = patterns(globs.as_deref().unwrap_or_default(), problems);
     let excluded = table.strings("exclude", problems).unwrap_or_default();
@@ -340,6 +346,14 @@ fn source(
         LINE_MAX,
         problems,
     );
+    let grouping = multiline::multiline(table, problems);
+    if let Some(spot) = &grouping {
+        let text =
+            "`multiline` does nothing with format = \"lines\", whose bodies are the files' bytes";
+        let problem = spot.problem(text.to_owned());
+        let advice = "leave it to the consumers, or write format = \"ndjson\" under [batch]";
+        parts.not_bare.push(problem.advise(advice.to_owned()));
+    }
     let name = table.string("name", problems);
     let missing = if !table.has("include") {
         Some("a [[source]] without `include`")
@@ -366,15 +380,19 @@ fn source(
         problems.push(too_long(&name, SOURCE_NAME_MAX));
     }
     let shared: Arc<str> = name.value.as_str().into();
-    if !names.insert(Arc::clone(&shared)) {
+    if !parts.names.insert(Arc::clone(&shared)) {
         let problem = name.problem(format!("another source is called {:?} too", name.value));
         problems.push(problem.advise("give this one a `name` of its own".to_owned()));
     }
+    let splitter = Splitter {
+        grouping: grouping.map(|spot| spot.value),
+        ..Splitter::new(usize::try_from(line_max).unwrap_or(usize::MAX))
+    };
     Some(Source {
         name: shared,
         selection: Selection { include, exclude },
         from_end,
-        line_max: usize::try_from(line_max).unwrap_or(usize::MAX),
+        splitter: Arc::new(splitter),
     })
 }
 
@@ -730,7 +748,7 @@ fn within(
 mod tests {
     use super::*;
 
-    fn load_text(text: &str) -> Result<Config, String> {
+    pub(super) fn load_text(text: &str) -> Result<Config, String> {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("fantail.toml");
         std::fs::write(&path, text).expect("written");
@@ -797,7 +815,7 @@ mod tests {
         assert_eq!(&*config.host, "web-shop");
         assert_eq!(config.control, Path::new("/tmp/c/shop.sock"));
         assert_eq!(&*config.sources[0].name, "a$b");
-        assert_eq!(config.sources[0].line_max, 65_536);
+        assert_eq!(config.sources[0].splitter.line_max, 65_536);
         assert!(config.sources[0].from_end);
         assert_eq!(config.batch.linger, Duration::from_millis(250));
         assert_eq!((config.batch.bytes_max, config.batch.lines_max), (1000, 7));

@@ -2,6 +2,8 @@
 //! starves nobody. It reads only while a finished batch finds its place in the window; when there
 //! is none, the files wait.
 
+mod groups;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
@@ -12,7 +14,7 @@ use tokio::sync::oneshot;
 use tracing::error;
 
 use crate::batch::{self, Closed, Compressor, Line, Open};
-use crate::lines::{self, Next};
+use crate::lines::{Next, Progress};
 use crate::model::credit::Credit;
 use crate::model::{Batch, Compression, Confirmed, FileId, Format, Proof, Range, Rewind, Skipped};
 use crate::tail::discover::Scan;
@@ -20,6 +22,7 @@ use crate::tail::reader::{Filled, Reader, Scratch};
 use crate::tail::report::FileReport;
 use crate::tail::watch::Hints;
 use crate::tail::{Event, Registration, Tail};
+use groups::Groups;
 
 /// Bytes that one file is read before the next one has its turn.
 const QUANTUM: usize = 256 * 1024;
@@ -126,6 +129,8 @@ pub struct Lane<S: Fn(Output)> {
     /// One per source.
     open: Vec<Open>,
     compressor: Compressor,
+    /// Groups of lines to which more may come.
+    groups: Groups,
     /// Closed, and waiting for room in the window.
     parked: std::collections::VecDeque<Closed>,
     last_close: Instant,
@@ -167,6 +172,7 @@ impl<S: Fn(Output)> Lane<S> {
             last_close: now.checked_sub(options.linger).unwrap_or(now),
             next_look: now + options.poll_interval,
             compressor: Compressor::new(options.compression),
+            groups: Groups::default(),
             options,
             tail,
             hints,
@@ -267,6 +273,13 @@ impl<S: Fn(Output)> Lane<S> {
                 self.give_up(id, now);
             }
         }
+        for id in self.groups.take_due(now) {
+            if self.has_reader(id) {
+                self.tail.enqueue(id);
+            } else {
+                self.groups.clear(id);
+            }
+        }
         self.hand_over();
         let next = if self.parked.is_empty() {
             self.tail.next(now)
@@ -288,6 +301,7 @@ impl<S: Fn(Output)> Lane<S> {
         if gathered && self.parked.is_empty() && self.credit.fewer_than(FEW_UNACKNOWLEDGED) {
             until = until.min(self.last_close + self.options.linger);
         }
+        until = self.groups.next_due().map_or(until, |due| due.min(until));
         until.saturating_duration_since(now)
     }
 
@@ -343,7 +357,7 @@ impl<S: Fn(Output)> Lane<S> {
         if unheld && !self.tail.begins_as_known(id)? {
             return self.tail.begin_anew(id, Scratch::default(), now);
         }
-        let line_max = self.tail.source(source).line_max;
+        let line_max = self.tail.source(source).splitter.line_max;
         let file = self.tail.get_mut(id);
         let Some(reader) = file.and_then(|file| file.reader.as_mut()) else {
             return Ok(());
@@ -354,78 +368,124 @@ impl<S: Fn(Output)> Lane<S> {
                     self.scratch.forget_new(searched);
                     return self.tail.begin_anew(id, self.scratch.part(), now);
                 }
-                self.take_lines(id, searched, line_max, now);
+                self.take_new(id, searched, now);
                 self.tail.has_more(id, now)
             }
             Filled::Longer => self.tail.has_more(id, now),
             Filled::End => {
                 self.tail.at_end(id);
-                self.at_end(id, line_max, now)
+                self.at_end(id, now)
             }
             Filled::Changed => self.tail.begin_anew(id, self.scratch.part(), now),
         }
     }
 
-    /// Puts the whole lines of the scratch buffer into batches.
-    fn take_lines(&mut self, id: FileId, searched: usize, line_max: usize, now: Instant) {
+    /// Puts what is whole of the scratch buffer into batches, and keeps the rest.
+    fn take_new(&mut self, id: FileId, searched: usize, now: Instant) {
+        let Some(source) = self.tail.get_mut(id).map(|file| file.source) else {
+            return;
+        };
+        let splitter = Arc::clone(&self.tail.source(source).splitter);
+        let start = self.scratch.offset();
+        let held = self.scratch.unread().len();
+        let begun = self.groups.at(id, start).map(|begun| begun.progress);
+        let known = match &splitter.grouping {
+            None => Progress::searched(searched),
+            Some(_) => begun
+                .filter(|known| known.bytes <= held)
+                .unwrap_or_default(),
+        };
+        let taken = self.take_lines(id, known, Taking::Whole, now);
+        if let (Some(grouping), Some(rest)) = (&splitter.grouping, taken.rest)
+            && rest.lines > 0
+        {
+            let start = start + taken.bytes as u64;
+            self.groups.set(id, start, rest, grouping.timeout, now);
+        } else {
+            self.groups.clear(id);
+        }
+        if let Some(reader) = self.tail.get_mut(id).and_then(|file| file.reader.as_mut()) {
+            if taken.rest.is_some() {
+                reader.keep(&self.scratch, taken.bytes);
+            } else {
+                reader.advance(&self.scratch, taken.bytes);
+            }
+        }
+    }
+
+    /// Puts lines of the scratch buffer into batches. `known` is what is known of the first one.
+    fn take_lines(
+        &mut self,
+        id: FileId,
+        mut known: Progress,
+        taking: Taking,
+        now: Instant,
+    ) -> Taken {
+        let mut taken = Taken::default();
+        let Some(file) = self.tail.get_mut(id) else {
+            return taken;
+        };
+        let (source, origin, epoch) = (file.source, file.origin.clone(), file.epoch);
+        let splitter = Arc::clone(&self.tail.source(source).splitter);
         let scratch = std::mem::take(&mut self.scratch);
         let timestamp = timestamp();
+        let unread = scratch.unread();
+        let mut begun = false;
+        loop {
+            let piece = match taking {
+                Taking::Group => known.group(),
+                Taking::Whole => Some(splitter.next(&unread[taken.bytes..], known, false)),
+                Taking::Rest => Some(splitter.next(&unread[taken.bytes..], known, true)),
+            };
+            let piece = match piece {
+                Some(Next::Unfinished(rest)) => {
+                    taken.rest = Some(rest);
+                    break;
+                }
+                Some(piece) => piece,
+                None => break,
+            };
+            let line = line_of(unread, taken.bytes, scratch.offset(), piece, &timestamp);
+            let open = &mut self.open[source];
+            let room = if begun {
+                Ok(())
+            } else {
+                open.begin(&origin, line.offset, epoch)
+            };
+            if room.and_then(|()| open.push(&origin, &line)) == Err(batch::Full) {
+                self.end_range(id, &scratch, taken.bytes);
+                begun = false;
+                self.close(source, now);
+                if !self.parked.is_empty() && taking != Taking::Rest {
+                    break;
+                }
+                continue;
+            }
+            begun = true;
+            self.lines[source] += u64::from(!line.partial);
+            taken.bytes += piece.bytes();
+            known = known.behind(piece.bytes());
+        }
+        self.end_range(id, &scratch, taken.bytes);
+        self.scratch = scratch;
+        taken
+    }
+
+    /// Says that the first `taken` bytes of what was unread are in the open batch.
+    fn end_range(&mut self, id: FileId, scratch: &Scratch, taken: usize) {
         let Some(file) = self.tail.get_mut(id) else {
             return;
         };
-        let (source, origin, epoch) = (file.source, file.origin.clone(), file.epoch);
-        let unread = scratch.unread();
-        let mut at = 0;
-        let mut complete = true;
-        loop {
-            let mut piece = lines::next(&unread[at..], searched.saturating_sub(at), line_max);
-            if piece == Next::Unfinished {
-                break;
-            }
-            let open = &mut self.open[source];
-            let mut full = open
-                .begin(&origin, scratch.offset() + at as u64, epoch)
-                .is_err();
-            let begun = at;
-            while !full && piece != Next::Unfinished {
-                let line = line_of(unread, at, scratch.offset(), piece, &timestamp);
-                match open.push(&origin, &line) {
-                    Ok(()) => {
-                        self.lines[source] += u64::from(!line.partial);
-                        at += piece.bytes();
-                        piece = lines::next(&unread[at..], searched.saturating_sub(at), line_max);
-                    }
-                    Err(batch::Full) => full = true,
-                }
-            }
-            if at > begun {
-                let mark = scratch.mark(at);
-                open.end(id, mark.offset, mark.proof);
-                if let Some(file) = self.tail.get_mut(id) {
-                    file.batched = mark;
-                }
-            }
-            if full {
-                self.close(source, now);
-                if !self.parked.is_empty() {
-                    complete = false;
-                    break;
-                }
-            }
+        if taken > 0 && file.batched.offset < scratch.offset() + taken as u64 {
+            let mark = scratch.mark(taken);
+            file.batched = mark;
+            self.open[file.source].end(id, mark.offset, mark.proof);
         }
-        if let Some(reader) = self.tail.get_mut(id).and_then(|file| file.reader.as_mut()) {
-            if complete {
-                reader.keep(&scratch, at);
-            } else {
-                reader.advance(&scratch, at);
-            }
-        }
-        self.scratch = scratch;
     }
 
-    /// A file has nothing new: if it was rotated a while ago, its last line counts as finished,
-    /// and in the end the file as over.
-    fn at_end(&mut self, id: FileId, line_max: usize, now: Instant) -> std::io::Result<()> {
+    /// A file has nothing new: a group that nothing followed in time is whole. If the file was
+    /// rotated a while ago, its last line counts as finished, and in the end the file as over.
+    fn at_end(&mut self, id: FileId, now: Instant) -> std::io::Result<()> {
         let (settle, let_go) = (self.options.settle, self.options.let_go);
         let Some(file) = self.tail.get_mut(id) else {
             return Ok(());
@@ -435,16 +495,45 @@ impl<S: Fn(Output)> Lane<S> {
             return Ok(());
         };
         if reader.read_to() > reader.line_start() {
+            let group = self.groups.at(id, reader.line_start());
             if settled {
-                reader.recall(&mut self.scratch, line_max)?;
-                reader.fill(&mut self.scratch, 0, line_max)?;
-                let consumed = self.take_last_line(id, line_max, now);
-                if let Some(reader) = self.tail.get_mut(id).and_then(|file| file.reader.as_mut()) {
-                    reader.advance(&self.scratch, consumed);
-                }
+                self.take_held(id, Progress::default(), Taking::Rest, now)?;
+            } else if let Some(group) = group.filter(|group| group.is_due(now)) {
+                self.take_held(id, group.progress, Taking::Group, now)?;
             }
         } else if file.batched.offset > 0 && !file.eof_batched && file.is_left() && over {
             self.say_eof(id, now);
+        }
+        Ok(())
+    }
+
+    /// Puts lines of what is held of a file into batches.
+    fn take_held(
+        &mut self,
+        id: FileId,
+        known: Progress,
+        taking: Taking,
+        now: Instant,
+    ) -> std::io::Result<()> {
+        let Some(source) = self.tail.get_mut(id).map(|file| file.source) else {
+            return Ok(());
+        };
+        let line_max = self.tail.source(source).splitter.line_max;
+        let file = self.tail.get_mut(id);
+        let Some(reader) = file.and_then(|file| file.reader.as_mut()) else {
+            return Ok(());
+        };
+        reader.recall(&mut self.scratch, line_max)?;
+        let filled = reader.fill(&mut self.scratch, 0, line_max)?;
+        // What else it may be, the next read finds out.
+        if filled == Filled::End && known.bytes <= self.scratch.unread().len() {
+            let taken = self.take_lines(id, known, taking, now);
+            if taken.bytes > 0 {
+                self.groups.clear(id);
+            }
+            if let Some(reader) = self.tail.get_mut(id).and_then(|file| file.reader.as_mut()) {
+                reader.keep(&self.scratch, taken.bytes);
+            }
         }
         Ok(())
     }
@@ -458,51 +547,15 @@ impl<S: Fn(Output)> Lane<S> {
         let Some(file) = self.tail.get_mut(id) else {
             return;
         };
-        let (source, batched) = (file.source, file.batched.offset);
-        let line_max = self.tail.source(source).line_max;
+        let batched = file.batched.offset;
         // After a rewind the last line does not follow on what is in batches any more.
         if batched == rest.offset() {
             let scratch = std::mem::replace(&mut self.scratch, rest);
-            self.take_last_line(id, line_max, now);
+            self.take_lines(id, Progress::default(), Taking::Rest, now);
             self.scratch = scratch;
         }
         self.lose(id, size, now);
         self.say_eof(id, now);
-    }
-
-    /// Puts what the scratch buffer holds of a line without an end into the batch. Returns how
-    /// many bytes that was.
-    fn take_last_line(&mut self, id: FileId, line_max: usize, now: Instant) -> usize {
-        let scratch = std::mem::take(&mut self.scratch);
-        let timestamp = timestamp();
-        let mut at = 0;
-        if let Some(file) = self.tail.get_mut(id) {
-            let (source, origin, epoch) = (file.source, file.origin.clone(), file.epoch);
-            loop {
-                let piece = lines::last(&scratch.unread()[at..], line_max);
-                if piece == Next::Unfinished {
-                    break;
-                }
-                let line = line_of(scratch.unread(), at, scratch.offset(), piece, &timestamp);
-                let open = &mut self.open[source];
-                let pushed = open
-                    .begin(&origin, line.offset, epoch)
-                    .and_then(|()| open.push(&origin, &line));
-                if pushed == Err(batch::Full) {
-                    self.close(source, now);
-                    continue;
-                }
-                self.lines[source] += u64::from(!line.partial);
-                at += piece.bytes();
-                let mark = scratch.mark(at);
-                open.end(id, mark.offset, mark.proof);
-                if let Some(file) = self.tail.get_mut(id) {
-                    file.batched = mark;
-                }
-            }
-        }
-        self.scratch = scratch;
-        at
     }
 
     /// Accounts for bytes up to `end` that cannot be read any more, if there are any.
@@ -673,6 +726,27 @@ impl<S: Fn(Output)> Lane<S> {
     }
 }
 
+/// How much of what the scratch buffer holds is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taking {
+    /// What is whole, while there is room.
+    Whole,
+    /// The one group that is known, as it stands.
+    Group,
+    /// All of it, the last line too, room or no room: no more will come.
+    Rest,
+}
+
+/// What was taken of it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Taken {
+    /// So many bytes.
+    bytes: usize,
+    /// What is known of the unfinished line or group behind them; nothing if there was no room for
+    /// more.
+    rest: Option<Progress>,
+}
+
 /// The piece that stands `at` bytes into `unread`, whose first byte has `offset` in the file.
 fn line_of<'a>(
     unread: &'a [u8],
@@ -684,7 +758,7 @@ fn line_of<'a>(
     let (content, partial) = match piece {
         Next::Line { content, .. } => (content, false),
         Next::Part { content } => (content, true),
-        Next::Unfinished => (0, false),
+        Next::Unfinished(_) => (0, false),
     };
     Line {
         timestamp,
@@ -708,5 +782,7 @@ fn seconds_since_1970() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
+#[cfg(test)]
+mod grouping_test;
 #[cfg(test)]
 mod model_test;

@@ -486,7 +486,7 @@ fn tail(config: &Config, loaded: Loaded) -> Tail {
     let source = |source: &crate::config::Source| Source {
         name: Arc::clone(&source.name),
         from_end: source.from_end,
-        line_max: source.line_max,
+        splitter: Arc::clone(&source.splitter),
         first_scan: !loaded.scanned.contains(&*source.name),
     };
     let sources = config.sources.iter().map(source).collect();

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
 use crate::batch::Origin;
+use crate::lines::Splitter;
 use crate::model::{Confirmed, Epoch, FileId, FileRecord, Identity, LogPath, Mark, Rewind};
 use crate::sys::{self, FileStatus};
 use discover::{Found, Scan};
@@ -39,8 +40,8 @@ pub struct Source {
     pub name: Arc<str>,
     /// Where files begin that were there at the source's first scan: at their end, or not.
     pub from_end: bool,
-    /// Where a line is split.
-    pub line_max: usize,
+    /// How its lines are found.
+    pub splitter: Arc<Splitter>,
     /// No scan of this source was ever finished.
     pub first_scan: bool,
 }
@@ -474,7 +475,7 @@ impl Tail {
         let begins = match &known {
             Some(record) => record.begins,
             None if source.first_scan && source.from_end && found.matched && status.size > 0 => {
-                reader.seek_line_before(status.size, source.line_max)?
+                reader.seek_line_before(status.size, &source.splitter)?
             }
             None => Mark::default(),
         };

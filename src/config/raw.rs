@@ -46,6 +46,8 @@ pub const SOURCE: &[&str] = &[
     "urgent_priority",
     "multiline",
 ];
+/// `[source.multiline]`.
+pub const MULTILINE: &[&str] = &["start", "continuation", "timeout", "max_lines", "max_bytes"];
 /// `[batch]`.
 pub const BATCH: &[&str] = &[
     "format",
@@ -345,9 +347,7 @@ impl<'a> Table<'a> {
     /// A problem with the value of `key`, or with the table where there is none.
     #[must_use]
     pub fn problem_of(&self, key: &str, text: String) -> Problem {
-        let span = self.entries.get(key).map(Spanned::span);
-        self.source
-            .problem(span.unwrap_or_else(|| self.span.clone()), text, true)
+        self.spot_of(key).problem(text)
     }
 
     fn spot<T>(&self, span: Range<usize>, value: T) -> Spot<T> {
@@ -368,6 +368,23 @@ impl<'a> Table<'a> {
     pub fn string(&mut self, key: &str, problems: &mut Vec<Problem>) -> Option<Spot<String>> {
         let spot = self.take(key)?;
         self.text(&spot, problems)
+    }
+
+    /// A text as it stands: no variables in it.
+    pub fn literal(&mut self, key: &str, problems: &mut Vec<Problem>) -> Option<Spot<String>> {
+        let spot = self.take(key)?;
+        let text = spot.value.as_str().map(str::to_owned);
+        if text.is_none() {
+            problems.push(wrong_type(&spot, "a text in quotes"));
+        }
+        text.map(|text| spot.with(text))
+    }
+
+    /// Where `key` stands, or the table where it does not.
+    #[must_use]
+    pub fn spot_of(&self, key: &str) -> Spot<()> {
+        let span = self.entries.get(key).map(Spanned::span);
+        self.spot(span.unwrap_or_else(|| self.span.clone()), ())
     }
 
     fn text(&self, spot: &Spot<DeValue<'a>>, problems: &mut Vec<Problem>) -> Option<Spot<String>> {
@@ -651,6 +668,7 @@ fn home_of(name: &str) -> Option<&'static str> {
     let tables = [
         ("[agent]", AGENT),
         ("[[source]]", SOURCE),
+        ("[source.multiline]", MULTILINE),
         ("[batch]", BATCH),
         ("[broker]", BROKER),
         ("[[broker.queue]]", QUEUE),

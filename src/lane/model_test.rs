@@ -8,10 +8,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use super::{Input, Lane, Options, Output};
+use crate::lines::Splitter;
 use crate::model::credit::Credit;
 use crate::model::{Batch, Confirmed, FileId, FileRecord, Format, Mark, Rewind, Skipped};
 use crate::tail::discover::{Memory, Pattern, Selection, scan};
@@ -209,7 +211,7 @@ impl Rig {
         let source = Source {
             name: "app".into(),
             from_end: false,
-            line_max: LINE_MAX,
+            splitter: Arc::new(Splitter::new(LINE_MAX)),
             first_scan: !self.scanned,
         };
         let records = self.records.values().cloned().collect();

@@ -7,6 +7,7 @@ use std::io;
 use memchr::memchr;
 
 use super::identity;
+use crate::lines::Splitter;
 use crate::model::{Mark, PROOF_LEN};
 use crate::sys;
 
@@ -28,6 +29,13 @@ impl Scratch {
     #[must_use]
     pub fn unread(&self) -> &[u8] {
         &self.bytes[self.behind..self.filled]
+    }
+
+    /// Bytes that it takes of the memory.
+    #[cfg(test)]
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
     }
 
     /// Where they begin in the file.
@@ -159,18 +167,21 @@ impl Reader {
         Ok(true)
     }
 
-    /// Goes to the beginning of the last line that begins at or before `offset`, looking back at
-    /// most `line_max` bytes.
+    /// Goes to the beginning of the last line that begins at or before `offset`, looking back no
+    /// further than the longest line.
     ///
     /// # Errors
     /// The file could not be read.
-    pub fn seek_line_before(&mut self, offset: u64, line_max: usize) -> io::Result<Mark> {
-        let from = offset.saturating_sub(line_max as u64);
+    pub fn seek_line_before(&mut self, offset: u64, splitter: &Splitter) -> io::Result<Mark> {
+        let line_max = splitter.line_max;
+        // Code units have one or two bytes.
+        let from = offset.saturating_sub(line_max as u64) & !1;
         let mut bytes = vec![0; usize::try_from(offset - from).unwrap_or(line_max)];
         let read = sys::read_full_at(&self.file, &mut bytes, from)?;
-        let begins = memchr::memrchr(b'\n', &bytes[..read])
-            .map_or(if from == 0 { 0 } else { offset }, |line_feed| {
-                from + line_feed as u64 + 1
+        let begins = splitter
+            .last_line(&bytes[..read])
+            .map_or(if from == 0 { 0 } else { offset }, |begins| {
+                from + begins as u64
             });
         let (behind, proof) = identity::end_before(&self.file, begins)?;
         self.line_start = begins;

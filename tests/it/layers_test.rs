@@ -9,7 +9,7 @@ use syn::visit::Visit;
 /// What each module may name beside itself. `model`, `wire`, `sys` and `telemetry` are
 /// everybody's, and know only each other.
 const MAY_NAME: &[(&str, &[&str])] = &[
-    ("tail", &["batch"]),
+    ("tail", &["batch", "lines"]),
     ("lines", &[]),
     ("batch", &[]),
     ("lane", &["tail", "lines", "batch"]),
@@ -18,7 +18,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("ledger", &[]),
     ("amqp", &[]),
     ("state", &[]),
-    ("config", &["amqp", "tail"]),
+    ("config", &["amqp", "lines", "tail"]),
     (
         "pipeline",
         &[

@@ -1,0 +1,279 @@
+//! Lines that are one, and lines that are long, through a lane: what comes out, in which ranges,
+//! and what is held meanwhile.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use regex::bytes::Regex;
+
+use super::{Input, Lane, Options, Output};
+use crate::lines::{Grouping, Rule, Splitter};
+use crate::model::credit::Credit;
+use crate::model::{Batch, Confirmed, FileRecord};
+use crate::tail::discover::{Memory, Pattern, Selection, scan};
+use crate::tail::watch::Hints;
+use crate::tail::{Event, Source, Tail};
+
+type Tested = Lane<Box<dyn Fn(Output)>>;
+
+/// A lane on one file, and what came out of it.
+struct Rig {
+    directory: tempfile::TempDir,
+    splitter: Arc<Splitter>,
+    lane: Tested,
+    outputs: Receiver<Output>,
+    now: Instant,
+    memory: Memory,
+    record: Option<FileRecord>,
+    /// Offset, bytes, whether it is a part, and the text of each line.
+    lines: Vec<(u64, u64, bool, String)>,
+    /// Up to where ranges tile the file.
+    tiled: u64,
+}
+
+fn lane(splitter: &Arc<Splitter>, known: Vec<FileRecord>) -> (Tested, Receiver<Output>) {
+    let (sender, outputs) = channel();
+    let send: Box<dyn Fn(Output)> = Box::new(move |output| {
+        let _ = sender.send(output);
+    });
+    let source = Source {
+        name: "app".into(),
+        from_end: false,
+        splitter: Arc::clone(splitter),
+        first_scan: known.is_empty(),
+    };
+    let tail = Tail::new("host".into(), vec![source], known);
+    let options = Options {
+        linger: Duration::ZERO,
+        ..Options::default()
+    };
+    let credit = Credit::new(64 << 20, || {});
+    let lane = Lane::new(options, tail, |_| 500, Hints::default(), credit, send);
+    (lane, outputs)
+}
+
+impl Rig {
+    fn new(splitter: Splitter) -> Self {
+        let splitter = Arc::new(splitter);
+        let (lane, outputs) = lane(&splitter, Vec::new());
+        Self {
+            directory: tempfile::tempdir().expect("a directory"),
+            splitter,
+            lane,
+            outputs,
+            now: Instant::now(),
+            memory: Memory::silent(),
+            record: None,
+            lines: Vec::new(),
+            tiled: 0,
+        }
+    }
+
+    fn grouped(rule: Rule) -> Self {
+        let grouping = Grouping {
+            rule,
+            lines_max: 100,
+            bytes_max: 10_000,
+            timeout: Duration::from_secs(3),
+        };
+        Self::new(Splitter {
+            grouping: Some(grouping),
+            ..Splitter::new(1 << 20)
+        })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("a.log")
+    }
+
+    fn append(&mut self, text: impl AsRef<[u8]>) {
+        let mut options = OpenOptions::new();
+        let mut file = options
+            .create(true)
+            .append(true)
+            .open(self.path())
+            .expect("opened");
+        file.write_all(text.as_ref()).expect("written");
+    }
+
+    /// Lets so much time go by, and the lane do what there is to do.
+    fn wait(&mut self, seconds: u64) {
+        self.now += Duration::from_secs(seconds);
+        let glob = self.path();
+        let pattern = Pattern::parse(glob.to_str().expect("UTF-8")).expect("a glob");
+        let selection = Selection {
+            include: vec![pattern],
+            exclude: Vec::new(),
+        };
+        let scan = scan(&[selection], &mut self.memory);
+        self.tell(Input::Scan(scan));
+        while self.lane.turn(self.now) {
+            self.lane.tell();
+            self.receive();
+        }
+        self.receive();
+    }
+
+    fn tell(&mut self, input: Input) {
+        self.lane.take(input, self.now);
+        self.lane.tell();
+        self.receive();
+    }
+
+    fn receive(&mut self) {
+        let outputs: Vec<Output> = self.outputs.try_iter().collect();
+        for output in outputs {
+            match output {
+                Output::Tail(Event::Register(record)) => {
+                    let id = record.id;
+                    self.record = Some(record);
+                    self.tell(Input::Registered(vec![id]));
+                }
+                Output::Tail(Event::Identified(_, identity)) => {
+                    if let Some(record) = &mut self.record {
+                        record.identity = identity;
+                    }
+                }
+                Output::Batch(batch) => self.take(&batch),
+                _ => {}
+            }
+        }
+    }
+
+    fn take(&mut self, batch: &Batch) {
+        for range in &batch.ranges {
+            assert_eq!(range.start, self.tiled, "ranges tile the file");
+            self.tiled = range.end;
+            if let Some(record) = &mut self.record {
+                record.confirmed = range.end_mark();
+            }
+        }
+        for line in batch.body.split_inclusive(|byte| *byte == b'\n') {
+            let object: serde_json::Value = serde_json::from_slice(line).expect("ndjson");
+            let log = &object["log"];
+            let number = |key: &str| log[key].as_u64().expect("a number");
+            let part = log["partial"].as_bool().unwrap_or(false);
+            let text = object["message"].as_str().expect("a text").to_owned();
+            self.lines
+                .push((number("offset"), number("bytes"), part, text));
+        }
+    }
+
+    /// A start after everything that came out was confirmed.
+    fn restart(&mut self) {
+        let (lane, outputs) = lane(&self.splitter, self.record.clone().into_iter().collect());
+        (self.lane, self.outputs) = (lane, outputs);
+    }
+
+    fn confirm(&mut self) {
+        if let Some(record) = self.record.clone() {
+            let confirmed = Confirmed {
+                file: record.id,
+                mark: record.confirmed,
+                eof: false,
+            };
+            self.tell(Input::Confirmed(vec![confirmed]));
+        }
+    }
+
+    fn texts(&self) -> Vec<&str> {
+        self.lines.iter().map(|line| &*line.3).collect()
+    }
+}
+
+fn indented() -> Rule {
+    Rule::Continuation(Regex::new(r"^\s").expect("a pattern"))
+}
+
+#[test]
+fn a_group_waits_for_more_until_its_time_is_over_and_then_only_for_whole_lines() {
+    let mut rig = Rig::grouped(indented());
+    rig.append("one\n  a\n");
+    rig.wait(1);
+    rig.append("  b\n  unfin");
+    rig.wait(2);
+    assert!(rig.lines.is_empty(), "more may come");
+    rig.wait(2);
+    assert!(rig.lines.is_empty(), "the last write was two seconds ago");
+    rig.wait(1);
+    assert_eq!(rig.lines, [(0, 12, false, "one\n  a\n  b".to_owned())]);
+    rig.append("ished\ntwo\n");
+    rig.wait(1);
+    assert_eq!(rig.texts()[1..], ["  unfinished"]);
+    rig.wait(3);
+    assert_eq!(rig.texts()[2..], ["two"]);
+    assert_eq!(rig.tiled, fs::metadata(rig.path()).expect("there").len());
+}
+
+#[test]
+fn a_group_that_had_begun_before_a_restart_is_whole_afterwards() {
+    let mut rig = Rig::grouped(Rule::Start(Regex::new("^[0-9]").expect("a pattern")));
+    rig.append("1 first\n2 one\n tw");
+    rig.wait(1);
+    assert_eq!(rig.texts(), ["1 first"]);
+    rig.restart();
+    rig.append("o\n three\n3 last\n");
+    rig.wait(1);
+    assert_eq!(rig.texts(), ["1 first", "2 one\n two\n three"]);
+    assert_eq!(rig.lines[1].0, 8);
+    rig.wait(3);
+    assert_eq!(rig.texts()[2..], ["3 last"]);
+}
+
+#[test]
+fn a_group_goes_on_over_thousands_of_reads_and_is_closed_by_its_limits() {
+    let mut rig = Rig::grouped(indented());
+    rig.append("one\n");
+    rig.wait(1);
+    for number in 0..250 {
+        rig.append(format!(" {number}\n"));
+        rig.wait(1);
+    }
+    rig.append("two\n");
+    rig.wait(1);
+    let lines: Vec<usize> = rig
+        .texts()
+        .iter()
+        .map(|text| text.lines().count())
+        .collect();
+    assert_eq!(lines, [100, 100, 51]);
+}
+
+#[test]
+fn a_line_of_100_mb_leaves_in_parts_also_over_a_restart_in_its_middle() {
+    const PART: usize = 1 << 20;
+    let mut rig = Rig::new(Splitter::new(PART));
+    rig.append("before\n");
+    let piece = vec![b'x'; 1_000_000];
+    for number in 0..100 {
+        rig.append(&piece);
+        rig.wait(1);
+        rig.confirm();
+        if number == 50 {
+            rig.restart();
+        }
+        // What is held is the rest of the line, less than one part, and one quantum.
+        assert!(rig.lane.unfinished <= PART + super::QUANTUM);
+        assert!(rig.lane.scratch.capacity() <= 4 * PART);
+    }
+    rig.append("\nok\n");
+    rig.wait(1);
+    let (first, last) = (&rig.lines[0], &rig.lines[rig.lines.len() - 1]);
+    assert_eq!((&*first.3, &*last.3), ("before", "ok"));
+    let long = &rig.lines[1..rig.lines.len() - 1];
+    assert_eq!(
+        long.iter().map(|line| line.3.len()).sum::<usize>(),
+        100_000_000
+    );
+    assert!(
+        long.iter()
+            .all(|line| line.3.bytes().all(|byte| byte == b'x'))
+    );
+    let parts = long.iter().filter(|line| line.2).count();
+    assert_eq!((parts, long.len()), (95, 96));
+    assert_eq!(rig.tiled, fs::metadata(rig.path()).expect("there").len());
+}
