@@ -11,14 +11,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use tokio::sync::oneshot;
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::batch::{self, Closed, Compressor, Line, Open};
 use crate::lines::{Next, Progress};
 use crate::model::credit::Credit;
 use crate::model::{Batch, Compression, Confirmed, FileId, Format, Proof, Range, Rewind, Skipped};
+use crate::sys;
 use crate::tail::discover::Scan;
-use crate::tail::reader::{Filled, Reader, Scratch};
+use crate::tail::reader::{Filled, Reader, Scratch, Zeros};
 use crate::tail::report::FileReport;
 use crate::tail::watch::Hints;
 use crate::tail::{Event, Registration, Tail};
@@ -357,6 +358,9 @@ impl<S: Fn(Output)> Lane<S> {
         if unheld && !self.tail.begins_as_known(id)? {
             return self.tail.begin_anew(id, Scratch::default(), now);
         }
+        if unheld && self.skip_hole(id, now)? {
+            return Ok(());
+        }
         let line_max = self.tail.source(source).splitter.line_max;
         let file = self.tail.get_mut(id);
         let Some(reader) = file.and_then(|file| file.reader.as_mut()) else {
@@ -378,6 +382,52 @@ impl<S: Fn(Output)> Lane<S> {
             }
             Filled::Changed => self.tail.begin_anew(id, self.scratch.part(), now),
         }
+    }
+
+    /// Accounts for zeros at the beginning of a file that nobody wrote, if it begins with such. A
+    /// writer that does not append goes on at its old place after its file was cut, and what is
+    /// before reads as zeros. Whether there was anything to do.
+    fn skip_hole(&mut self, id: FileId, now: Instant) -> std::io::Result<bool> {
+        let settle = self.options.settle;
+        let Some(file) = self.tail.get_mut(id) else {
+            return Ok(false);
+        };
+        let (origin, epoch, settled) = (file.origin.clone(), file.epoch, file.settled(settle, now));
+        let Some(reader) = file.reader.as_mut().filter(|reader| reader.read_to() == 0) else {
+            return Ok(false);
+        };
+        // In a file that was never cut, zeros are a hole only where the disk has none of them.
+        if !file.anew && sys::next_data(reader.file(), 0)? == Some(0) {
+            return Ok(false);
+        }
+        let end = match reader.zeros(file.zeros)? {
+            Zeros::Until(0) => return Ok(false),
+            Zeros::Until(end) => end,
+            Zeros::ToTheEnd(end) if settled && end > 0 => end,
+            Zeros::ToTheEnd(end) => {
+                file.zeros = end;
+                self.tail.at_end(id);
+                return Ok(true);
+            }
+            Zeros::AtLeast(end) => {
+                file.zeros = end;
+                self.tail.enqueue(id);
+                return Ok(true);
+            }
+        };
+        let mark = reader.go_to(end)?;
+        warn!(path = ?origin.path, file = %id, start = 0, end, reason = "hole", "zeros skipped");
+        let range = batch::bare_range(
+            &origin,
+            (0, end),
+            Some(Skipped::Hole),
+            false,
+            epoch,
+            mark.proof,
+        );
+        self.account(id, range, now);
+        self.tail.has_more(id, now)?;
+        Ok(true)
     }
 
     /// Puts what is whole of the scratch buffer into batches, and keeps the rest.

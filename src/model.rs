@@ -215,6 +215,8 @@ pub enum Skipped {
     ReadFrom,
     /// The file was truncated before they could be read.
     Truncated,
+    /// They are zeros that nobody wrote: a writer went on behind the place where its file was cut.
+    Hole,
 }
 
 impl Skipped {
@@ -224,6 +226,7 @@ impl Skipped {
         match self {
             Self::ReadFrom => "read_from",
             Self::Truncated => "truncated",
+            Self::Hole => "hole",
         }
     }
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Component, Path};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, SeekFrom, StatxFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
@@ -126,6 +126,20 @@ pub fn read_full_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<u
         filled += read;
     }
     Ok(filled)
+}
+
+/// Where data begins at or behind `offset`; nothing where a hole reaches to the end of the file. Where
+/// the file system does not tell holes from data, that is `offset`.
+///
+/// # Errors
+/// As `lseek(2)`.
+pub fn next_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
+    match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+        Ok(data) => Ok(Some(data)),
+        Err(Errno::NXIO) => Ok(None),
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(Some(offset)),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Raises the soft limit of open files to the hard one. Returns the limit in force, or nothing

@@ -80,6 +80,10 @@ pub struct Tailed {
     pub confirmed: Mark,
     /// How long it was when new bytes were last read of it.
     pub size_seen: u64,
+    /// Its inode held another generation before.
+    pub anew: bool,
+    /// It begins with so many zeros at least, behind which nothing was found yet.
+    pub zeros: u64,
     /// From here on its bytes were counted as lost.
     pub lost_from: Option<u64>,
     ages: Ages,
@@ -131,6 +135,8 @@ impl Tailed {
             eof_batched: false,
             confirmed: Mark::default(),
             size_seen: 0,
+            anew: false,
+            zeros: 0,
             lost_from: None,
             ages: Ages::default(),
             identity: None,
@@ -480,9 +486,11 @@ impl Tail {
             None => Mark::default(),
         };
         let renamed = path.as_path() != found.path;
+        let anew = known.is_none() && self.known.contains_key(&inode);
         let predecessor = self.take_path(&found.path, id, now);
         let mut tailed = Tailed {
             begins,
+            anew,
             link: Some(found.path.clone()),
             born: status.born,
             rotated: renamed.then_some(now),

@@ -3,6 +3,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -13,7 +14,7 @@ use regex::bytes::Regex;
 use super::{Input, Lane, Options, Output};
 use crate::lines::{Grouping, Rule, Splitter};
 use crate::model::credit::Credit;
-use crate::model::{Batch, Confirmed, FileRecord};
+use crate::model::{Batch, Confirmed, FileRecord, Skipped};
 use crate::tail::discover::{Memory, Pattern, Selection, scan};
 use crate::tail::watch::Hints;
 use crate::tail::{Event, Source, Tail};
@@ -31,8 +32,10 @@ struct Rig {
     record: Option<FileRecord>,
     /// Offset, bytes, whether it is a part, and the text of each line.
     lines: Vec<(u64, u64, bool, String)>,
-    /// Up to where ranges tile the file.
+    /// Up to where ranges tile the last generation that was found,
     tiled: u64,
+    /// and what of it they skip.
+    skipped: Vec<(Skipped, u64)>,
 }
 
 fn lane(splitter: &Arc<Splitter>, known: Vec<FileRecord>) -> (Tested, Receiver<Output>) {
@@ -70,6 +73,7 @@ impl Rig {
             record: None,
             lines: Vec::new(),
             tiled: 0,
+            skipped: Vec::new(),
         }
     }
 
@@ -131,6 +135,7 @@ impl Rig {
                 Output::Tail(Event::Register(record)) => {
                     let id = record.id;
                     self.record = Some(record);
+                    self.tiled = 0;
                     self.tell(Input::Registered(vec![id]));
                 }
                 Output::Tail(Event::Identified(_, identity)) => {
@@ -146,8 +151,13 @@ impl Rig {
 
     fn take(&mut self, batch: &Batch) {
         for range in &batch.ranges {
+            if self.record.as_ref().map(|record| record.id) != Some(range.file) {
+                continue;
+            }
             assert_eq!(range.start, self.tiled, "ranges tile the file");
             self.tiled = range.end;
+            self.skipped
+                .extend(range.skipped.map(|why| (why, range.end - range.start)));
             if let Some(record) = &mut self.record {
                 record.confirmed = range.end_mark();
             }
@@ -276,4 +286,68 @@ fn a_line_of_100_mb_leaves_in_parts_also_over_a_restart_in_its_middle() {
     let parts = long.iter().filter(|line| line.2).count();
     assert_eq!((parts, long.len()), (95, 96));
     assert_eq!(rig.tiled, fs::metadata(rig.path()).expect("there").len());
+}
+
+/// What a writer does that does not append, after its file was cut: it goes on at its old place.
+fn write_at(rig: &Rig, offset: u64, text: &str) {
+    let file = OpenOptions::new().write(true).open(rig.path());
+    let file = file.expect("opened");
+    file.write_all_at(text.as_bytes(), offset).expect("written");
+}
+
+fn cut(rig: &Rig) {
+    let file = OpenOptions::new().write(true).open(rig.path());
+    file.expect("opened").set_len(0).expect("cut");
+}
+
+#[test]
+fn zeros_before_the_place_where_a_writer_went_on_are_skipped_and_never_a_line() {
+    for (length, seen_empty) in [(6, true), (6, false), (3 << 20, true), (3 << 20, false)] {
+        let mut rig = Rig::new(Splitter::new(1 << 20));
+        let line = "x".repeat(length - 1) + "\n";
+        rig.append(&line[..]);
+        rig.wait(1);
+        let lines = rig.lines.len();
+        cut(&rig);
+        if seen_empty {
+            rig.wait(1);
+        }
+        write_at(&rig, length as u64, "after\nlater\n");
+        rig.wait(1);
+        assert_eq!(rig.texts()[lines..], ["after", "later"]);
+        assert_eq!(rig.skipped, [(Skipped::Hole, length as u64)]);
+        assert_eq!(rig.lines[lines].0, length as u64);
+        assert_eq!(rig.tiled, length as u64 + 12);
+    }
+}
+
+#[test]
+fn a_hole_that_was_made_while_the_agent_was_down_is_skipped_too() {
+    let mut rig = Rig::new(Splitter::new(1 << 20));
+    rig.append("before\nlast\n");
+    rig.wait(1);
+    rig.confirm();
+    cut(&rig);
+    write_at(&rig, 12, "after\n");
+    rig.restart();
+    rig.wait(1);
+    assert_eq!(rig.texts(), ["before", "last", "after"]);
+    assert_eq!(rig.skipped, [(Skipped::Hole, 12)]);
+}
+
+#[test]
+fn zeros_that_stand_in_a_line_are_content_and_a_sparse_beginning_is_not() {
+    let mut rig = Rig::new(Splitter::new(1 << 20));
+    rig.append("\0\0a\nb\0\n");
+    rig.wait(1);
+    assert_eq!(rig.texts(), ["\0\0a", "b\0"]);
+    assert!(rig.skipped.is_empty());
+
+    let mut rig = Rig::new(Splitter::new(1 << 20));
+    rig.append("");
+    // Where fewer than a block of them, the file system keeps them like others.
+    write_at(&rig, 1 << 20, "after\n");
+    rig.wait(1);
+    assert_eq!(rig.texts(), ["after"]);
+    assert_eq!(rig.skipped, [(Skipped::Hole, 1 << 20)]);
 }

@@ -11,6 +11,11 @@ use crate::lines::Splitter;
 use crate::model::{Mark, PROOF_LEN};
 use crate::sys;
 
+/// Zeros are looked at in pieces of so many bytes,
+const ZEROS_PIECE: usize = 64 * 1024;
+/// and so many of them in one quantum.
+const ZEROS_PIECES: usize = 64;
+
 /// The buffer that one lane reads into: bytes that prove, then the unfinished line, then what was
 /// read now, contiguous in the file.
 #[derive(Debug, Default)]
@@ -82,6 +87,17 @@ pub enum Filled {
     End,
     /// The file does not hold any more what was read from it: truncated or written anew.
     Changed,
+}
+
+/// How far a file holds nothing but zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Zeros {
+    /// Up to here, where something else stands.
+    Until(u64),
+    /// All of it, which is so long.
+    ToTheEnd(u64),
+    /// So far at least.
+    AtLeast(u64),
 }
 
 /// A place in an open file.
@@ -183,13 +199,43 @@ impl Reader {
             .map_or(if from == 0 { 0 } else { offset }, |begins| {
                 from + begins as u64
             });
-        let (behind, proof) = identity::end_before(&self.file, begins)?;
-        self.line_start = begins;
+        self.go_to(begins)
+    }
+
+    /// Goes to `offset`, whatever stands before it.
+    ///
+    /// # Errors
+    /// The file could not be read.
+    pub fn go_to(&mut self, offset: u64) -> io::Result<Mark> {
+        let (behind, proof) = identity::end_before(&self.file, offset)?;
+        self.line_start = offset;
         self.behind = behind;
-        Ok(Mark {
-            offset: begins,
-            proof,
-        })
+        Ok(Mark { offset, proof })
+    }
+
+    /// Up to where the file holds nothing but zeros, from its beginning on; the first `known` bytes
+    /// are known to be zeros. Looks at a limited number of bytes.
+    ///
+    /// # Errors
+    /// The file could not be read.
+    pub fn zeros(&self, known: u64) -> io::Result<Zeros> {
+        let mut bytes = vec![0; ZEROS_PIECE];
+        let mut to = known;
+        for _ in 0..ZEROS_PIECES {
+            let Some(data) = sys::next_data(&self.file, to)? else {
+                return Ok(Zeros::ToTheEnd(sys::status(&self.file)?.size));
+            };
+            to = data;
+            let read = sys::read_full_at(&self.file, &mut bytes, to)?;
+            if let Some(at) = bytes[..read].iter().position(|byte| *byte != 0) {
+                return Ok(Zeros::Until(to + at as u64));
+            }
+            to += read as u64;
+            if read < bytes.len() {
+                return Ok(Zeros::ToTheEnd(to));
+            }
+        }
+        Ok(Zeros::AtLeast(to))
     }
 
     /// Reads up to `chunk` new bytes into `scratch`, behind the unfinished line. `line_max` is

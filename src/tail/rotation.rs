@@ -333,6 +333,7 @@ impl Tail {
         let superseded = live.is_some_and(|live| *live != id);
         warn!(?path, old = %id, new = %new, "log file was truncated or written anew; reading it from the beginning");
         let tailed = Tailed {
+            anew: true,
             link: link.clone(),
             born: old.born,
             rotated: renamed.then_some(now),
