@@ -149,7 +149,7 @@ impl fmt::Debug for LogPath {
 
 /// A hash of some bytes of a file, and how many there were. A hash, not the bytes: state.db must
 /// not hold what a log line holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Proof {
     /// How many bytes were hashed.
     pub len: u32,
@@ -215,6 +215,8 @@ pub enum Skipped {
     ReadFrom,
     /// The file was truncated before they could be read.
     Truncated,
+    /// The file was deleted before they could be read.
+    Deleted,
 }
 
 impl Skipped {
@@ -224,6 +226,7 @@ impl Skipped {
         match self {
             Self::ReadFrom => "read_from",
             Self::Truncated => "truncated",
+            Self::Deleted => "deleted",
         }
     }
 }
@@ -347,6 +350,15 @@ pub struct FileRecord {
     pub begins: Mark,
     /// How far it is confirmed.
     pub confirmed: Mark,
+}
+
+impl FileRecord {
+    /// How long it is known to have been, at least.
+    #[must_use]
+    pub fn least_size(&self) -> u64 {
+        let head = u64::from(self.identity.head.len);
+        head.max(self.begins.offset).max(self.confirmed.offset)
+    }
 }
 
 /// How far a file is confirmed.
