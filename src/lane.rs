@@ -19,7 +19,7 @@ use crate::model::credit::Credit;
 use crate::model::{Batch, Compression, Confirmed, FileId, Format, Proof, Range, Rewind, Skipped};
 use crate::sys;
 use crate::tail::discover::Scan;
-use crate::tail::reader::{Filled, Reader, Scratch, Zeros};
+use crate::tail::reader::{Filled, Scratch, Zeros};
 use crate::tail::report::FileReport;
 use crate::tail::watch::Hints;
 use crate::tail::{Event, Registration, Tail};
@@ -136,8 +136,6 @@ pub struct Lane<S: Fn(Output)> {
     parked: std::collections::VecDeque<Closed>,
     last_close: Instant,
     next_look: Instant,
-    /// Bytes of unfinished lines that the readers hold.
-    unfinished: usize,
     /// Lines read, one per source.
     lines: Vec<u64>,
     full_since: Option<Instant>,
@@ -182,7 +180,6 @@ impl<S: Fn(Output)> Lane<S> {
             scratch: Scratch::default(),
             open,
             parked: std::collections::VecDeque::new(),
-            unfinished: 0,
             lines,
             full_since: None,
             scanned: None,
@@ -239,13 +236,17 @@ impl<S: Fn(Output)> Lane<S> {
             Input::Scan(scan) => {
                 self.scanned = Some(now);
                 self.tail.apply(&scan, now);
+                for (id, size) in self.tail.take_vanished() {
+                    self.skip_beginning(id, now);
+                    self.lose(id, size, now);
+                    self.say_eof(id, now);
+                }
             }
             Input::Written => self.tail.hint(self.hints.take()),
             Input::Room => {}
             Input::Registered(ids) => ids.into_iter().for_each(|id| self.tail.registered(id)),
             Input::Confirmed(confirmed) => {
-                self.tail.confirmed(&confirmed);
-                self.unfinished = self.tail.unfinished().0;
+                self.tail.confirmed(&confirmed, now);
             }
             Input::Rewind(rewinds) => self.rewind(&rewinds, now),
             Input::Report(reply) => self.report(reply),
@@ -314,16 +315,10 @@ impl<S: Fn(Output)> Lane<S> {
     }
 
     fn look(&mut self, id: FileId, now: Instant) {
-        let held = |lane: &mut Self| {
-            let file = lane.tail.get_mut(id);
-            file.and_then(|file| file.reader.as_ref())
-                .map_or(0, Reader::held)
-        };
-        let before = held(self);
         if let Err(error) = self.read(id, now) {
             self.tail.failed(id, &error, now);
         }
-        self.unfinished = self.unfinished + held(self) - before.min(self.unfinished + held(self));
+        self.tail.note_unfinished(id);
     }
 
     /// Reads one quantum of a file into its source's batch.
@@ -333,19 +328,11 @@ impl<S: Fn(Output)> Lane<S> {
         };
         if file.registration != Registration::Durable {
             self.tail.register(id)?;
-            self.tail.at_end_if_empty(id);
+            self.tail.at_end_if_empty(id, now);
             return Ok(());
         }
         if file.batched.offset < file.begins.offset {
-            let range = batch::bare_range(
-                &file.origin,
-                (file.batched.offset, file.begins.offset),
-                Some(Skipped::ReadFrom),
-                false,
-                file.epoch,
-                file.begins.proof,
-            );
-            self.account(id, range, now);
+            self.skip_beginning(id, now);
             return self.tail.has_more(id, now);
         }
         let source = file.source;
@@ -381,6 +368,24 @@ impl<S: Fn(Output)> Lane<S> {
                 self.at_end(id, now)
             }
             Filled::Changed => self.tail.begin_anew(id, self.scratch.part(), now),
+        }
+    }
+
+    /// Accounts for what lies before the place where delivery begins.
+    fn skip_beginning(&mut self, id: FileId, now: Instant) {
+        let Some(file) = self.tail.get_mut(id) else {
+            return;
+        };
+        if file.batched.offset < file.begins.offset {
+            let range = batch::bare_range(
+                &file.origin,
+                (file.batched.offset, file.begins.offset),
+                Some(Skipped::ReadFrom),
+                false,
+                file.epoch,
+                file.begins.proof,
+            );
+            self.account(id, range, now);
         }
     }
 
@@ -620,14 +625,15 @@ impl<S: Fn(Output)> Lane<S> {
         // After a rewind the same bytes are missed again.
         let new_end = file.lost_from.map_or(end, |counted| counted.min(end));
         if start < new_end {
-            error!(?path, file = %id, start, end = new_end, reason = "truncated", "bytes lost");
+            let reason = file.lost_as;
+            error!(?path, file = %id, start, end = new_end, reason = reason.as_str(), "bytes lost");
             file.lost_from = Some(start);
-            (self.send)(Output::Lost(Skipped::Truncated, new_end - start));
+            (self.send)(Output::Lost(reason, new_end - start));
         }
         let range = batch::bare_range(
             &file.origin,
             (start, end),
-            Some(Skipped::Truncated),
+            Some(file.lost_as),
             false,
             file.epoch,
             Proof::default(),
@@ -700,8 +706,8 @@ impl<S: Fn(Output)> Lane<S> {
                 }
                 Err(error) => self.tail.failed(rewind.file, &error, now),
             }
+            self.tail.note_unfinished(rewind.file);
         }
-        self.unfinished = self.tail.unfinished().0;
     }
 
     fn has_reader(&mut self, id: FileId) -> bool {
@@ -711,17 +717,14 @@ impl<S: Fn(Output)> Lane<S> {
     }
 
     fn keep_within_budgets(&mut self, now: Instant) {
-        while self.unfinished > self.options.unfinished_max {
-            let (sum, largest) = self.tail.unfinished();
-            self.unfinished = sum;
-            let reader = largest
-                .and_then(|id| self.tail.get_mut(id))
-                .and_then(|file| file.reader.as_mut());
-            let Some(reader) = reader.filter(|reader| reader.held() > 0) else {
-                break;
-            };
-            self.unfinished -= reader.held();
-            reader.forget_unfinished();
+        while let (sum, Some(largest)) = self.tail.unfinished()
+            && sum > self.options.unfinished_max
+        {
+            let file = self.tail.get_mut(largest);
+            if let Some(reader) = file.and_then(|file| file.reader.as_mut()) {
+                reader.forget_unfinished();
+            }
+            self.tail.note_unfinished(largest);
         }
         let gathered: usize = self.open.iter().map(Open::len).sum();
         if gathered > self.options.open_max {
@@ -836,3 +839,5 @@ fn seconds_since_1970() -> u64 {
 mod grouping_test;
 #[cfg(test)]
 mod model_test;
+#[cfg(test)]
+mod watched_set_test;

@@ -149,7 +149,7 @@ impl fmt::Debug for LogPath {
 
 /// A hash of some bytes of a file, and how many there were. A hash, not the bytes: state.db must
 /// not hold what a log line holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Proof {
     /// How many bytes were hashed.
     pub len: u32,
@@ -217,6 +217,8 @@ pub enum Skipped {
     Truncated,
     /// They are zeros that nobody wrote: a writer went on behind the place where its file was cut.
     Hole,
+    /// The file was deleted before they could be read.
+    Deleted,
 }
 
 impl Skipped {
@@ -227,6 +229,7 @@ impl Skipped {
             Self::ReadFrom => "read_from",
             Self::Truncated => "truncated",
             Self::Hole => "hole",
+            Self::Deleted => "deleted",
         }
     }
 }
@@ -350,6 +353,15 @@ pub struct FileRecord {
     pub begins: Mark,
     /// How far it is confirmed.
     pub confirmed: Mark,
+}
+
+impl FileRecord {
+    /// How long it is known to have been, at least.
+    #[must_use]
+    pub fn least_size(&self) -> u64 {
+        let head = u64::from(self.identity.head.len);
+        head.max(self.begins.offset).max(self.confirmed.offset)
+    }
 }
 
 /// How far a file is confirmed.

@@ -4,12 +4,13 @@
 
 pub mod discover;
 pub mod identity;
+mod known;
 pub mod reader;
 pub mod report;
 mod rotation;
 pub mod watch;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -21,13 +22,16 @@ use tracing::{error, info, warn};
 
 use crate::batch::Origin;
 use crate::lines::Splitter;
-use crate::model::{Confirmed, Epoch, FileId, FileRecord, Identity, LogPath, Mark, Rewind};
+use crate::model::{
+    Confirmed, Epoch, FileId, FileRecord, Identity, LogPath, Mark, Rewind, Skipped,
+};
 use crate::sys::{self, FileStatus};
 use discover::{Found, Scan};
 use identity::Growth;
+use known::{Known, Paths, Whereabouts};
 use reader::Reader;
 use report::Ages;
-use rotation::{Births, Orphan};
+use rotation::{LeftAlone, Orphan};
 
 /// A pause after a read failed, and the longest one.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -86,6 +90,8 @@ pub struct Tailed {
     pub zeros: u64,
     /// From here on its bytes were counted as lost.
     pub lost_from: Option<u64>,
+    /// Why what cannot be read of it any more is lost.
+    pub lost_as: Skipped,
     ages: Ages,
     identity: Option<Identity>,
     /// Its present name among those that match; nothing once it was renamed out of them or
@@ -123,11 +129,17 @@ struct Failure {
 
 impl Tailed {
     /// A generation that was found now, of which nothing is known but where its bytes are.
-    fn new(source: usize, origin: Origin, reader: Reader, inode: (u64, u64), now: Instant) -> Self {
+    fn new(
+        source: usize,
+        origin: Origin,
+        reader: Option<Reader>,
+        inode: (u64, u64),
+        now: Instant,
+    ) -> Self {
         Self {
             source,
             origin,
-            reader: Some(reader),
+            reader,
             registration: Registration::Empty,
             begins: Mark::default(),
             epoch: 0,
@@ -138,6 +150,7 @@ impl Tailed {
             anew: false,
             zeros: 0,
             lost_from: None,
+            lost_as: Skipped::Truncated,
             ages: Ages::default(),
             identity: None,
             link: None,
@@ -211,15 +224,22 @@ pub struct Tail {
     files: HashMap<FileId, Tailed>,
     by_inode: HashMap<(u64, u64), FileId>,
     by_link: HashMap<PathBuf, FileId>,
-    /// What the state knows of inodes that are not open.
-    known: HashMap<(u64, u64), Vec<FileRecord>>,
-    /// When the youngest generation of each path was born, and when that was seen last: what is
-    /// found under a rotation name and is younger was missed.
-    births: HashMap<LogPath, Births>,
-    /// Inodes under rotation names that are none of ours, with their size and time of change: an
-    /// inode number comes back with another file.
-    left_alone: HashMap<(u64, u64), (u64, i128)>,
+    by_path: HashMap<LogPath, Vec<FileId>>,
+    /// Those that lost their name.
+    rotated: HashSet<FileId>,
+    /// Who waits for a generation to be read to its end.
+    successors: HashMap<FileId, Vec<FileId>>,
+    unfinished: Unfinished,
+    /// What the state knows and is not open.
+    known: Known,
+    /// When the generations of each path were born: what is found under a rotation name and is
+    /// younger was missed.
+    paths: Paths,
+    /// Inodes under rotation names of which nothing is wanted.
+    left_alone: HashMap<(u64, u64), LeftAlone>,
     ready: VecDeque<FileId>,
+    /// Generations that are gone, with what was known to be in them.
+    vanished: Vec<(FileId, u64)>,
     /// Index of the source, and why not.
     refused: HashMap<PathBuf, (usize, String)>,
     events: Vec<Event>,
@@ -229,21 +249,28 @@ impl Tail {
     /// An empty set; `known` files go on where they were when they are found.
     #[must_use]
     pub fn new(host: Arc<str>, sources: Vec<Source>, known: Vec<FileRecord>) -> Self {
-        let mut by_inode: HashMap<(u64, u64), Vec<FileRecord>> = HashMap::new();
-        for record in known {
-            let inode = (record.identity.dev, record.identity.ino);
-            by_inode.entry(inode).or_default().push(record);
+        let now = Instant::now();
+        let mut paths = Paths::default();
+        for record in &known {
+            paths.hold(&record.path, record.identity.born, record.found, now);
         }
+        let names = sources.iter().map(|source| Arc::clone(&source.name));
+        let known = Known::new(known, &names.collect(), now);
         Self {
             host,
             sources,
             files: HashMap::new(),
             by_inode: HashMap::new(),
             by_link: HashMap::new(),
-            known: by_inode,
-            births: HashMap::new(),
+            by_path: HashMap::new(),
+            rotated: HashSet::new(),
+            successors: HashMap::new(),
+            unfinished: Unfinished::default(),
+            known,
+            paths,
             left_alone: HashMap::new(),
             ready: VecDeque::new(),
+            vanished: Vec::new(),
             refused: HashMap::new(),
             events: Vec::new(),
         }
@@ -280,10 +307,14 @@ impl Tail {
     /// Bytes of unfinished lines that are held, and the file that holds most.
     #[must_use]
     pub fn unfinished(&self) -> (usize, Option<FileId>) {
-        let held = |file: &Tailed| file.reader.as_ref().map_or(0, Reader::held);
-        let sum = self.files.values().map(held).sum();
-        let largest = self.files.iter().max_by_key(|(_, file)| held(file));
-        (sum, largest.map(|(id, _)| *id))
+        let largest = self.unfinished.by_size.last();
+        (self.unfinished.sum, largest.map(|(_, id)| *id))
+    }
+
+    /// Takes note of how much of an unfinished line `id` holds now.
+    pub fn note_unfinished(&mut self, id: FileId) {
+        let reader = self.files.get(&id).and_then(|file| file.reader.as_ref());
+        self.unfinished.set(id, reader.map_or(0, Reader::held));
     }
 
     /// Brings the set in line with what discovery saw.
@@ -293,7 +324,7 @@ impl Tail {
             .iter()
             .map(|found| (found.path.as_path(), found.inode))
             .collect();
-        self.note_births(now);
+        self.paths.forget_old(now);
         let view = self.view(scan);
         let (mut rotated, matched): (Vec<&Found>, Vec<&Found>) = scan
             .found
@@ -323,11 +354,11 @@ impl Tail {
         {
             orphan.scans += 1;
         }
-        self.left_alone
-            .retain(|inode, _| view.there.contains_key(inode));
         self.refused
             .retain(|path, _| inode_at.contains_key(path.as_path()));
         self.unlink_unseen(scan, &inode_at, now);
+        self.miss_left_alone(scan);
+        self.forget_due(scan, now);
         for index in 0..self.sources.len() {
             if std::mem::take(&mut self.sources[index].first_scan) {
                 let name = Arc::clone(&self.sources[index].name);
@@ -376,8 +407,10 @@ impl Tail {
         if path == file.origin.path.as_path() {
             file.rotated = None;
             file.superseded = false;
+            self.rotated.remove(&id);
         } else {
             file.rotated.get_or_insert(now);
+            self.rotated.insert(id);
             info!(path = ?file.origin.path, now = ?path, file = %id, "log file renamed");
         }
         self.take_path(path, id, now);
@@ -393,6 +426,7 @@ impl Tail {
         }
         file.rotated.get_or_insert(now);
         file.superseded = true;
+        self.rotated.insert(old);
         let drained = file.drained || file.reader.is_none();
         self.enqueue(old);
         (!drained).then_some(old)
@@ -469,24 +503,26 @@ impl Tail {
     ) -> io::Result<()> {
         let inode = (status.dev, status.ino);
         let mut reader = Reader::new(file);
-        let id = match &known {
-            Some(record) => record.id,
-            None => FileId::random().map_err(io::Error::other)?,
-        };
-        let path = match &known {
-            Some(record) => record.path.clone(),
-            None => LogPath::from(path),
-        };
         let source = &self.sources[found.source];
-        let begins = match &known {
-            Some(record) => record.begins,
-            None if source.first_scan && source.from_end && found.matched && status.size > 0 => {
-                reader.seek_line_before(status.size, &source.splitter)?
+        let (id, path, begins) = match &known {
+            Some(record) => {
+                // Proved a moment ago; should it have changed since, the next read finds out.
+                reader.seek(record.confirmed.max_by_offset(record.begins))?;
+                (record.id, record.path.clone(), record.begins)
             }
-            None => Mark::default(),
+            None => {
+                let id = FileId::random().map_err(io::Error::other)?;
+                let at_end = source.first_scan && source.from_end && found.matched;
+                let begins = if at_end && status.size > 0 {
+                    reader.seek_line_before(status.size, &source.splitter)?
+                } else {
+                    Mark::default()
+                };
+                (id, LogPath::from(path), begins)
+            }
         };
         let renamed = path.as_path() != found.path;
-        let anew = known.is_none() && self.known.contains_key(&inode);
+        let anew = known.is_none() && self.known.at_inode(inode).next().is_some();
         let predecessor = self.take_path(&found.path, id, now);
         let mut tailed = Tailed {
             begins,
@@ -494,11 +530,10 @@ impl Tail {
             link: Some(found.path.clone()),
             born: status.born,
             rotated: renamed.then_some(now),
-            predecessor,
             ..Tailed::new(
                 found.source,
                 Origin::new(&self.host, id, path),
-                reader,
+                Some(reader),
                 inode,
                 now,
             )
@@ -509,39 +544,82 @@ impl Tail {
             if (identity.dev, identity.ino) != inode {
                 (identity.dev, identity.ino, identity.born) = (status.dev, status.ino, status.born);
                 self.events.push(Event::Identified(id, identity));
-                self.forget_known(id);
             }
             tailed.identity = Some(identity);
             tailed.found = record.found;
             tailed.confirmed = record.confirmed;
             tailed.batched = record.confirmed;
-            if let Some(reader) = &mut tailed.reader {
-                // Proved a moment ago; should it have changed since, the next read finds out.
-                reader.seek(record.confirmed.max_by_offset(begins))?;
-            }
             info!(path = ?tailed.origin.path, file = %id, offset = record.confirmed.offset, "log file resumed");
             self.events.push(Event::Resumed(id, record.confirmed));
         } else {
             info!(path = ?tailed.origin.path, file = %id, offset = begins.offset, "log file found");
         }
-        self.by_inode.insert(inode, id);
-        self.files.insert(id, tailed);
-        self.register(id)?;
+        self.take_in(id, tailed, now);
+        if let Some(older) = predecessor {
+            self.wait_for(id, older);
+        }
+        if let Err(error) = self.register(id) {
+            self.failed(id, &error, now);
+        }
         self.enqueue(id);
         Ok(())
     }
 
+    /// Puts a generation into the set and its indexes.
+    fn take_in(&mut self, id: FileId, file: Tailed, now: Instant) {
+        let path = &file.origin.path;
+        self.paths.hold(path, file.born, file.found, now);
+        if let Some(record) = self.known.remove(id) {
+            self.paths.release(&record.path, now);
+        }
+        self.by_path.entry(path.clone()).or_default().push(id);
+        if file.reader.is_some() {
+            self.by_inode.insert(file.inode, id);
+        }
+        if file.rotated.is_some() {
+            self.rotated.insert(id);
+        }
+        self.files.insert(id, file);
+    }
+
+    /// Takes a generation out of the set and its indexes.
+    fn take_out(&mut self, id: FileId, now: Instant) -> Option<Tailed> {
+        let file = self.files.remove(&id)?;
+        if let Some(link) = &file.link
+            && self.by_link.get(link) == Some(&id)
+        {
+            self.by_link.remove(link);
+        }
+        if self.by_inode.get(&file.inode) == Some(&id) {
+            self.by_inode.remove(&file.inode);
+        }
+        if let Some(ids) = self.by_path.get_mut(&file.origin.path) {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.by_path.remove(&file.origin.path);
+            }
+        }
+        self.rotated.remove(&id);
+        self.unfinished.set(id, 0);
+        self.paths.release(&file.origin.path, now);
+        self.release_successors(id);
+        Some(file)
+    }
+
+    /// `id` waits until `older` is read to its end.
+    fn wait_for(&mut self, id: FileId, older: FileId) {
+        if let Some(file) = self.files.get_mut(&id) {
+            file.predecessor = Some(older);
+            self.successors.entry(older).or_default().push(id);
+        }
+    }
+
     /// The known generation that an open file proves to be.
-    fn recognise(&mut self, file: &File, status: &FileStatus) -> io::Result<Option<FileRecord>> {
-        let inode = (status.dev, status.ino);
-        let Some(records) = self.known.get(&inode) else {
-            return Ok(None);
-        };
-        for (index, record) in records.iter().enumerate() {
+    fn recognise(&self, file: &File, status: &FileStatus) -> io::Result<Option<FileRecord>> {
+        // The others are generations that were truncated away; their copies may be near.
+        for record in self.known.at_inode((status.dev, status.ino)) {
             if identity::proves(file, status, &record.identity, &record.confirmed)? {
-                // The others are generations that were truncated away; their copies may be near.
-                let records = self.known.get_mut(&inode);
-                return Ok(records.map(|records| records.swap_remove(index)));
+                return Ok(Some(record.clone()));
             }
         }
         Ok(None)
@@ -595,6 +673,7 @@ impl Tail {
             if !seen && !unknown && !inode_at.contains_key(link.as_path()) {
                 info!(path = ?file.origin.path, file = %id, "log file renamed away or deleted");
                 file.rotated.get_or_insert(now);
+                self.rotated.insert(*id);
                 gone.push((*id, file.link.take()));
             }
         }
@@ -619,12 +698,7 @@ impl Tail {
         }
         if unknown {
             // Perhaps somebody writes on through a descriptor of a renamed file.
-            let rotated: Vec<FileId> = self
-                .files
-                .iter()
-                .filter(|(_, file)| file.is_rotated())
-                .map(|(id, _)| *id)
-                .collect();
+            let rotated: Vec<FileId> = self.rotated.iter().copied().collect();
             rotated.into_iter().for_each(|id| self.enqueue(id));
         }
     }
@@ -727,12 +801,7 @@ impl Tail {
     }
 
     fn release_successors(&mut self, id: FileId) {
-        let waiting: Vec<FileId> = self
-            .files
-            .iter()
-            .filter(|(_, file)| file.predecessor == Some(id))
-            .map(|(id, _)| *id)
-            .collect();
+        let waiting = self.successors.remove(&id).unwrap_or_default();
         waiting.into_iter().for_each(|id| self.enqueue(id));
     }
 
@@ -760,7 +829,7 @@ impl Tail {
     }
 
     /// Takes note of durable marks, and lets go of what is done with.
-    pub fn confirmed(&mut self, confirmed: &[Confirmed]) {
+    pub fn confirmed(&mut self, confirmed: &[Confirmed], now: Instant) {
         for Confirmed {
             file: id,
             mark,
@@ -775,7 +844,7 @@ impl Tail {
             let done =
                 *eof && file.eof_batched && mark.offset == file.batched.offset && file.is_left();
             if done && !self.has_grown(*id) {
-                self.let_go(*id);
+                self.let_go(*id, now);
             }
         }
     }
@@ -798,7 +867,7 @@ impl Tail {
     }
 
     /// A file that is still empty keeps nobody waiting, and goes when its name goes.
-    pub fn at_end_if_empty(&mut self, id: FileId) {
+    pub fn at_end_if_empty(&mut self, id: FileId, now: Instant) {
         let Some(file) = self.files.get(&id) else {
             return;
         };
@@ -808,48 +877,118 @@ impl Tail {
         let gone = file.is_rotated() && file.link.is_none();
         self.at_end(id);
         if gone {
-            self.let_go(id);
+            self.let_go(id, now);
         }
     }
 
-    fn let_go(&mut self, id: FileId) {
-        let Some(file) = self.files.get_mut(&id) else {
+    fn let_go(&mut self, id: FileId, now: Instant) {
+        let Some(file) = self.take_out(id, now) else {
             return;
         };
-        if let Some(link) = file.link.take()
-            && self.by_link.get(&link) == Some(&id)
-        {
-            self.by_link.remove(&link);
-        }
-        let Some(file) = self.files.remove(&id) else {
-            return;
-        };
-        if self.by_inode.get(&file.inode) == Some(&id) {
-            self.by_inode.remove(&file.inode);
-        }
         let status = file
             .reader
             .as_ref()
             .map(|reader| sys::status(reader.file()));
-        let linked = matches!(status, Some(Ok(status)) if status.links > 0);
-        match file.identity {
-            // Should it grow, or come back under a name that matches, it goes on.
-            Some(identity) if linked => {
-                let source = Arc::clone(&self.sources[file.source].name);
-                self.known.entry(file.inode).or_default().push(FileRecord {
-                    id,
-                    source,
-                    path: file.origin.path.clone(),
-                    found: file.found,
-                    identity,
-                    begins: file.begins,
-                    confirmed: file.confirmed,
-                });
-            }
-            Some(_) => self.events.push(Event::Forget(id)),
-            None => {}
+        // Should it grow, come back under a name that matches, or be packed by logrotate, it goes
+        // on.
+        let whereabouts = match status {
+            Some(Ok(status)) if status.links > 0 => Whereabouts::Away(now + known::ELSEWHERE_FOR),
+            _ => Whereabouts::Gone,
+        };
+        if let Some(identity) = file.identity {
+            let record = FileRecord {
+                id,
+                source: Arc::clone(&self.sources[file.source].name),
+                path: file.origin.path.clone(),
+                found: file.found,
+                identity,
+                begins: file.begins,
+                confirmed: file.confirmed,
+            };
+            self.remember(record, whereabouts, now);
         }
         info!(path = ?file.origin.path, file = %id, "log file let go");
+    }
+
+    fn remember(&mut self, record: FileRecord, whereabouts: Whereabouts, now: Instant) {
+        let born = record.identity.born;
+        self.paths.hold(&record.path, born, record.found, now);
+        if let Some(before) = self.known.remove(record.id) {
+            self.paths.release(&before.path, now);
+        }
+        self.known.insert(record, whereabouts);
+    }
+
+    /// Forgets the generations that were not found for long enough.
+    fn forget_due(&mut self, scan: &Scan, now: Instant) {
+        let unreadable: HashSet<(u64, u64)> = if self.refused.is_empty() {
+            HashSet::new()
+        } else {
+            let refused = |found: &&Found| self.refused.contains_key(&found.path);
+            let found = scan.found.iter().filter(refused);
+            found.map(|found| found.inode).collect()
+        };
+        let blind = |record: &FileRecord| {
+            let inode = (record.identity.dev, record.identity.ino);
+            unreadable.contains(&inode) || scan.is_blind_to(record.path.as_path())
+        };
+        let due = self.known.due(blind, now);
+        let mut devices = HashMap::new();
+        for (record, whereabouts) in due {
+            if whereabouts == Whereabouts::Missed && out_of_sight(&record, &mut devices) {
+                self.remember(record, Whereabouts::Away(now + known::AWAY_FOR), now);
+                continue;
+            }
+            if record.least_size() > record.confirmed.offset
+                && let Some(source) = self.source_named(&record.source)
+            {
+                self.vanish(source, record, now);
+                continue;
+            }
+            self.known.remove(record.id);
+            self.paths.release(&record.path, now);
+            if whereabouts == Whereabouts::Missed {
+                info!(path = ?record.path, file = %record.id, offset = record.confirmed.offset, "log file is gone; it is confirmed up to this offset, and what came after it is not known");
+            }
+            self.events.push(Event::Forget(record.id));
+        }
+    }
+
+    fn source_named(&self, name: &str) -> Option<usize> {
+        self.sources.iter().position(|source| *source.name == *name)
+    }
+
+    /// Takes a generation in that is gone, so that what is known to be lost of it can be said.
+    fn vanish(&mut self, source: usize, record: FileRecord, now: Instant) {
+        let size = record.least_size();
+        let inode = (record.identity.dev, record.identity.ino);
+        let there = self.by_inode.get(&inode).and_then(|id| self.files.get(id));
+        let rewritten = there.is_some_and(|file| file.born == record.identity.born);
+        let (id, path) = (record.id, record.path);
+        let file = Tailed {
+            registration: Registration::Durable,
+            begins: record.begins,
+            confirmed: record.confirmed,
+            batched: record.confirmed,
+            lost_as: if rewritten {
+                Skipped::Truncated
+            } else {
+                Skipped::Deleted
+            },
+            identity: Some(record.identity),
+            found: record.found,
+            rotated: Some(now),
+            drained: true,
+            ..Tailed::new(source, Origin::new(&self.host, id, path), None, inode, now)
+        };
+        self.take_in(id, file, now);
+        self.events.push(Event::Resumed(id, record.confirmed));
+        self.vanished.push((id, size));
+    }
+
+    /// Generations that are gone, and how long each is known to have been at least.
+    pub fn take_vanished(&mut self) -> Vec<(FileId, u64)> {
+        std::mem::take(&mut self.vanished)
     }
 
     /// Goes back. False if the bytes to go back to are not there any more: they are lost, and the
@@ -871,6 +1010,55 @@ impl Tail {
         self.enqueue(rewind.file);
         Ok(found)
     }
+}
+
+/// Bytes of unfinished lines that are held, by file and by size.
+#[derive(Debug, Default)]
+struct Unfinished {
+    by_file: HashMap<FileId, usize>,
+    by_size: BTreeSet<(usize, FileId)>,
+    sum: usize,
+}
+
+impl Unfinished {
+    fn set(&mut self, id: FileId, bytes: usize) {
+        let before = if bytes == 0 {
+            self.by_file.remove(&id)
+        } else {
+            self.by_file.insert(id, bytes)
+        };
+        if before == Some(bytes) {
+            return;
+        }
+        if let Some(before) = before {
+            self.by_size.remove(&(before, id));
+            self.sum -= before;
+        }
+        if bytes > 0 {
+            self.by_size.insert((bytes, id));
+            self.sum += bytes;
+        }
+    }
+}
+
+/// Whether a generation that no scan finds may be there all the same: under its name, which no
+/// pattern matches any more, or on a file system that is not mounted. `devices` remembers
+/// directories that were looked at.
+fn out_of_sight(record: &FileRecord, devices: &mut HashMap<PathBuf, Option<u64>>) -> bool {
+    let path = record.path.as_path();
+    let inode = (record.identity.dev, record.identity.ino);
+    if std::fs::symlink_metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == inode) {
+        return true;
+    }
+    let directory = path.parent().unwrap_or(path);
+    let device = devices.entry(directory.to_path_buf()).or_insert_with(|| {
+        // A directory that went with its files went from the file system that its parent is on.
+        let found = directory
+            .ancestors()
+            .find_map(|at| std::fs::metadata(at).ok());
+        found.map(|found| found.dev())
+    });
+    *device != Some(inode.0)
 }
 
 fn nanoseconds_since_1970() -> i64 {

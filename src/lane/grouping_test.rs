@@ -267,7 +267,7 @@ fn a_line_of_100_mb_leaves_in_parts_also_over_a_restart_in_its_middle() {
             rig.restart();
         }
         // What is held is the rest of the line, less than one part, and one quantum.
-        assert!(rig.lane.unfinished <= PART + super::QUANTUM);
+        assert!(rig.lane.tail.unfinished().0 <= PART + super::QUANTUM);
         assert!(rig.lane.scratch.capacity() <= 4 * PART);
     }
     rig.append("\nok\n");

@@ -334,7 +334,7 @@ impl Rig {
             self.acknowledged
                 .insert(range.file, (range.end_mark(), range.eof));
             if let Some(skipped) = range.skipped {
-                assert_eq!(skipped, Skipped::Truncated);
+                assert!(matches!(skipped, Skipped::Truncated | Skipped::Deleted));
                 self.lossy.insert(range.file);
             }
         }

@@ -20,6 +20,8 @@ use super::watch::Watches;
 
 /// So long a path is remembered under which nothing is found any more, not even a rotated file.
 const HAD_FOR: Duration = Duration::from_secs(3600);
+/// So often those that are too old are looked for: there may be very many.
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// A glob of `include` or `exclude`.
 #[derive(Clone)]
@@ -153,11 +155,21 @@ pub struct Scan {
     pub directories: HashSet<PathBuf>,
 }
 
+impl Scan {
+    /// Whether it says nothing about `path`.
+    #[must_use]
+    pub fn is_blind_to(&self, path: &Path) -> bool {
+        self.unseen.iter().any(|unseen| path.starts_with(unseen))
+    }
+}
+
 /// What is remembered from scan to scan.
 #[derive(Debug, Default)]
 pub struct Memory {
     /// Paths that were matched before, and when last: their rotation names are looked for.
     had: HashMap<PathBuf, Instant>,
+    /// When the old ones among them were forgotten last.
+    swept: Option<Instant>,
     notices: Notices,
 }
 
@@ -168,7 +180,7 @@ impl Memory {
         let now = Instant::now();
         Self {
             had: had.into_iter().map(|path| (path, now)).collect(),
-            notices: Notices::default(),
+            ..Self::default()
         }
     }
 
@@ -176,8 +188,8 @@ impl Memory {
     #[must_use]
     pub fn silent() -> Self {
         Self {
-            had: HashMap::new(),
             notices: Notices::silent(),
+            ..Self::default()
         }
     }
 
@@ -214,8 +226,12 @@ impl Memory {
                 *seen = now;
             }
         }
-        let recent = |seen: &Instant| now.duration_since(*seen) < HAD_FOR;
-        self.had.retain(|_, seen| recent(seen));
+        if self.swept.is_none_or(|swept| now - swept >= SWEEP) {
+            self.swept = Some(now);
+            let recent = |seen: &Instant| now.duration_since(*seen) < HAD_FOR;
+            self.had
+                .retain(|path, seen| recent(seen) || scan.is_blind_to(path));
+        }
         self.notices.close();
     }
 }

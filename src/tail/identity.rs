@@ -116,6 +116,17 @@ pub fn end_before(file: &File, offset: u64) -> io::Result<(Vec<u8>, Proof)> {
     Ok((bytes, proof))
 }
 
+/// The first bytes of a file, as many as a head proof may cover.
+///
+/// # Errors
+/// The file could not be read.
+pub fn first_bytes(file: &File) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; HEAD_LEN];
+    let read = sys::read_full_at(file, &mut bytes, 0)?;
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
 fn head(file: &File, len: usize) -> io::Result<Proof> {
     let mut bytes = [0; HEAD_LEN];
     let wanted = &mut bytes[..len.min(HEAD_LEN)];

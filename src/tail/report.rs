@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Tail, Tailed};
-use crate::model::{FileId, LogPath};
+use crate::model::{FileId, LogPath, Skipped};
 use crate::sys;
 
 /// Bytes read within this time of each other are told as equally old.
@@ -89,7 +89,9 @@ impl Tailed {
         let known = self.ages.oldest(now).unwrap_or(written);
         let condition = if self.failure.is_some() {
             Condition::Unreadable
-        } else if status.is_some_and(|status| status.links == 0) {
+        } else if status.is_some_and(|status| status.links == 0)
+            || status.is_none() && self.lost_as == Skipped::Deleted
+        {
             Condition::Deleted
         } else if self.is_rotated() {
             Condition::Rotated

@@ -5,25 +5,18 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Instant;
 
 use tracing::{info, warn};
 
 use super::discover::{Found, Scan};
+use super::known::{Births, GRACE, GRACE_SCANS, Whereabouts};
 use super::reader::{Reader, Scratch};
 use super::{Event, Tail, Tailed, identity};
 use crate::batch::Origin;
 use crate::model::{FileId, FileRecord, LogPath};
 use crate::sys::{self, FileStatus};
-
-/// A copy of a truncated file (copytruncate) is waited for this long.
-const ORPHAN_PATIENCE: Duration = Duration::from_secs(10);
-/// And for so many scans.
-const ORPHAN_SCANS: u32 = 3;
-/// The kernel stamps files with a clock that ticks so often at least.
-const CLOCK_TICK_NS: i64 = 10_000_000;
-/// So long the birth of a path's youngest generation is remembered when nothing else is known.
-const BIRTHS_FOR: Duration = Duration::from_secs(3600);
 
 /// What is left of a generation that was truncated away.
 #[derive(Debug)]
@@ -37,28 +30,22 @@ pub(super) struct Orphan {
     pub(super) size: u64,
 }
 
-/// What tells a generation that was missed from one that lay there before.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Births {
-    /// When the youngest known generation of the path was born.
-    youngest: i64,
-    /// When the path was matched first: what lay there then is left alone, also the copies of a
-    /// file that is copied and truncated, which are all younger than that file.
-    matched: i64,
-    /// When that was last seen.
-    seen: Instant,
+/// A file under a rotation name of which nothing is wanted.
+#[derive(Debug)]
+pub(super) struct LeftAlone {
+    path: PathBuf,
+    /// As long as it stays so: an inode number comes back with another file.
+    version: (u64, i128),
+    /// The known generation that it is.
+    known: Option<FileId>,
 }
 
-impl Births {
-    pub(super) fn are_before(&self, born: i64) -> bool {
-        // The kernel's clock ticks every few milliseconds: in doubt, younger.
-        born >= self.youngest && born >= self.matched - CLOCK_TICK_NS
-    }
-}
-
-/// What was known when a scan began to be applied; taking one file in must not change what the
-/// next one is taken for.
+/// What was known when a scan began to be applied, of the files under rotation names that need a
+/// decision; taking one file in must not change what the next one is taken for.
+#[derive(Default)]
 pub(super) struct View<'a> {
+    /// There is one.
+    any: bool,
     /// What was found, by inode.
     pub(super) there: HashMap<(u64, u64), &'a Found>,
     /// When the youngest generation of each path was born.
@@ -83,19 +70,29 @@ pub(super) enum Kinship {
 
 impl Tail {
     pub(super) fn view<'a>(&self, scan: &'a Scan) -> View<'a> {
-        let ours = |(inode, records): (&(u64, u64), &Vec<FileRecord>)| {
-            let paths = records.iter().map(|record| record.path.clone());
-            paths.map(|path| (*inode, path)).collect::<Vec<_>>()
-        };
-        View {
-            there: scan
-                .found
-                .iter()
-                .map(|found| (found.inode, found))
-                .collect(),
-            births: self.births.clone(),
-            ours: self.known.iter().flat_map(ours).collect(),
+        let undecided = scan.found.iter().filter(|found| {
+            !self.by_inode.contains_key(&found.inode) && !self.is_left_alone(found)
+        });
+        let mut view = View::default();
+        for found in undecided {
+            let Some(base) = &found.rotated_from else {
+                continue;
+            };
+            let base = LogPath::from(base.as_path());
+            let mut known = self.known.at_inode(found.inode);
+            if known.any(|record| record.path == base) {
+                view.ours.insert((found.inode, base.clone()));
+            }
+            if let Some(births) = self.paths.births(&base) {
+                view.births.insert(base, births);
+            }
+            view.any = true;
         }
+        if view.any {
+            let found = scan.found.iter().map(|found| (found.inode, found));
+            view.there = found.collect();
+        }
+        view
     }
 
     /// Opens a file under a rotation name, and takes it in if it is the rest of a known generation
@@ -106,14 +103,8 @@ impl Tail {
         };
         let base = LogPath::from(base.as_path());
         let taken = self.recognise(&file, &status).and_then(|known| {
-            if let Some(record) = &known {
-                if record.confirmed.offset == status.size {
-                    // Nothing is wanted of it, unless it grows.
-                    self.left_alone.insert(found.inode, found.version());
-                    self.known.entry(found.inode).or_default().extend(known);
-                    return Ok(());
-                }
-                return self.adopt(found, &found.path, file, &status, known, now);
+            if let Some(record) = known {
+                return self.go_on(found, file, &status, record, now);
             }
             match self.kinship(&base, &file, &status, &view.there)? {
                 Kinship::Copy => Ok(()),
@@ -124,9 +115,7 @@ impl Tail {
                     Ok(())
                 }
                 Kinship::RestOf(id) => self.attach(id, found, file, &status, now),
-                Kinship::RestOfKnown(record) => {
-                    self.adopt(found, &found.path, file, &status, Some(record), now)
-                }
+                Kinship::RestOfKnown(record) => self.go_on(found, file, &status, record, now),
                 Kinship::None if found.matched => {
                     self.adopt(found, &found.path, file, &status, None, now)
                 }
@@ -140,7 +129,7 @@ impl Tail {
                     if younger || anew {
                         self.adopt(found, base.as_path(), file, &status, None, now)
                     } else {
-                        self.left_alone.insert(found.inode, found.version());
+                        self.leave_alone(found, None);
                         Ok(())
                     }
                 }
@@ -159,10 +148,12 @@ impl Tail {
         if let (Some(older), Some(live)) = (older, live)
             && older != live
             && self.files.get(&older).is_some_and(|older| !older.drained)
-            && let Some(live) = self.files.get_mut(&live)
-            && live.batched.offset == 0
+            && self
+                .files
+                .get(&live)
+                .is_some_and(|live| live.batched.offset == 0)
         {
-            live.predecessor = Some(older);
+            self.wait_for(live, older);
         }
     }
 
@@ -172,33 +163,68 @@ impl Tail {
         let live = base.and_then(|base| self.by_link.get(base));
         let copy = live.and_then(|id| self.files.get(id)?.copy.as_ref());
         copy.is_some_and(|(copy, _)| (copy.inode, copy.version()) == (found.inode, found.version()))
-            || self.left_alone.get(&found.inode) == Some(&found.version())
+            || self.is_left_alone(found)
     }
 
-    /// Takes note of when the youngest generation of each path was born, and forgets the paths of
-    /// which nothing is known for an hour.
-    pub(super) fn note_births(&mut self, now: Instant) {
-        let open = self
-            .files
-            .values()
-            .filter_map(|file| Some((&file.origin.path, file.born?, file.found)));
-        let known = self
-            .known
-            .values()
-            .flatten()
-            .filter_map(|record| Some((&record.path, record.identity.born?, record.found)));
-        for (path, born, found) in open.chain(known) {
-            let birth = self.births.entry(path.clone()).or_insert(Births {
-                youngest: born,
-                matched: found,
-                seen: now,
-            });
-            birth.youngest = birth.youngest.max(born);
-            birth.matched = birth.matched.min(found);
-            birth.seen = now;
+    fn is_left_alone(&self, found: &Found) -> bool {
+        let left = self.left_alone.get(&found.inode);
+        left.is_some_and(|left| left.version == found.version())
+    }
+
+    /// Nothing is wanted of what was found, unless it changes. It is the `known` generation, or
+    /// none of ours.
+    fn leave_alone(&mut self, found: &Found, known: Option<FileId>) {
+        let left = LeftAlone {
+            path: found.path.clone(),
+            version: found.version(),
+            known,
+        };
+        let before = self.left_alone.insert(found.inode, left);
+        let before = before.and_then(|before| before.known);
+        before
+            .filter(|before| Some(*before) != known)
+            .into_iter()
+            .for_each(|before| self.known.miss(before, found.inode));
+    }
+
+    /// Misses the known generations that lay under rotation names and are not there any more.
+    pub(super) fn miss_left_alone(&mut self, scan: &Scan) {
+        if self.left_alone.is_empty() {
+            return;
         }
-        self.births
-            .retain(|_, births| now.saturating_duration_since(births.seen) < BIRTHS_FOR);
+        let there: HashSet<(u64, u64)> = scan.found.iter().map(|found| found.inode).collect();
+        let known = &mut self.known;
+        self.left_alone.retain(|inode, left| {
+            let kept = there.contains(inode) || scan.is_blind_to(&left.path);
+            if let (false, Some(id)) = (kept, left.known) {
+                known.miss(id, *inode);
+            }
+            kept
+        });
+    }
+
+    /// What was found holds a known generation: reads on in it, if there is more than what is
+    /// confirmed.
+    fn go_on(
+        &mut self,
+        found: &Found,
+        file: File,
+        status: &FileStatus,
+        record: FileRecord,
+        now: Instant,
+    ) -> io::Result<()> {
+        if record.confirmed.offset != status.size {
+            return self.adopt(found, &found.path, file, status, Some(record), now);
+        }
+        let (id, mut record) = (record.id, record);
+        let identity = &mut record.identity;
+        if (identity.dev, identity.ino) != found.inode {
+            (identity.dev, identity.ino, identity.born) = (status.dev, status.ino, status.born);
+            self.events.push(Event::Identified(id, *identity));
+        }
+        self.remember(record, Whereabouts::There, now);
+        self.leave_alone(found, Some(id));
+        Ok(())
     }
 
     /// How an unknown file under a rotation name of `base` is related to what is known of `base`.
@@ -210,10 +236,10 @@ impl Tail {
         there: &HashMap<(u64, u64), &Found>,
     ) -> io::Result<Kinship> {
         let mut kin = Vec::new();
-        for (id, other) in &self.files {
-            if other.origin.path != *base {
+        for id in self.by_path.get(base).into_iter().flatten() {
+            let Some(other) = self.files.get(id) else {
                 continue;
-            }
+            };
             let Some(identity) = other.present_identity()? else {
                 continue;
             };
@@ -232,18 +258,18 @@ impl Tail {
                 kin.push(Kinship::Copy);
             }
         }
-        for (inode, records) in &self.known {
-            for record in records {
-                let like = record.path == *base
-                    && identity::holds(file, status, &record.identity, &record.confirmed)?;
-                if like {
-                    let alive = there.get(inode).is_some_and(|own| still_holds(own, record));
-                    kin.push(if alive {
-                        Kinship::Copy
-                    } else {
-                        Kinship::RestOfKnown(record.clone())
-                    });
-                }
+        let head = identity::first_bytes(file)?;
+        for record in self.known.begun_like(base, &head) {
+            if identity::holds(file, status, &record.identity, &record.confirmed)? {
+                let inode = (record.identity.dev, record.identity.ino);
+                let alive = there
+                    .get(&inode)
+                    .is_some_and(|own| still_holds(own, record));
+                kin.push(if alive {
+                    Kinship::Copy
+                } else {
+                    Kinship::RestOfKnown(record.clone())
+                });
             }
         }
         Ok(match kin.len() {
@@ -282,6 +308,7 @@ impl Tail {
         old.orphan = None;
         old.inode = inode;
         old.born = status.born;
+        self.paths.reborn(&old.origin.path, status.born);
         old.changed = now;
         old.drained = false;
         old.link = Some(found.path.clone());
@@ -293,14 +320,6 @@ impl Tail {
         self.take_path(&found.path, id, now);
         self.enqueue(id);
         Ok(())
-    }
-
-    /// A known generation is open now, in another inode than it was known in.
-    pub(super) fn forget_known(&mut self, id: FileId) {
-        self.known.retain(|_, records| {
-            records.retain(|record| record.id != id);
-            !records.is_empty()
-        });
     }
 
     /// The inode of `id` holds other bytes now: begins another generation in the same open file.
@@ -323,6 +342,7 @@ impl Tail {
             size: old.size_seen.max(reader.read_to()),
         });
         old.rotated.get_or_insert(now);
+        self.rotated.insert(id);
         old.superseded = true;
         old.drained = true;
         let link = old.link.take();
@@ -341,21 +361,22 @@ impl Tail {
             ..Tailed::new(
                 old.source,
                 Origin::new(&self.host, new, path),
-                Reader::new(reader.into_file()),
+                Some(Reader::new(reader.into_file())),
                 old.inode,
                 now,
             )
         };
-        self.by_inode.insert(tailed.inode, new);
         if let Some(link) = link {
             self.by_link.insert(link, new);
         }
-        self.files.insert(new, tailed);
+        self.unfinished.set(id, 0);
+        self.take_in(new, tailed, now);
         if renamed {
             // Who waited for the old one waits for what came between.
-            for file in self.files.values_mut() {
-                if file.predecessor == Some(id) {
-                    file.predecessor = Some(new);
+            for successor in self.successors.remove(&id).unwrap_or_default() {
+                let file = self.files.get(&successor);
+                if file.is_some_and(|file| file.predecessor == Some(id)) {
+                    self.wait_for(successor, new);
                 }
             }
         } else {
@@ -378,7 +399,7 @@ impl Tail {
     pub fn orphans_due(&self, now: Instant) -> Vec<FileId> {
         let due = |orphan: &Orphan| {
             let waited = now.saturating_duration_since(orphan.since);
-            waited >= ORPHAN_PATIENCE && orphan.scans >= ORPHAN_SCANS
+            waited >= GRACE && orphan.scans >= GRACE_SCANS
         };
         self.files
             .iter()

@@ -1,0 +1,431 @@
+//! Many files, and what surrounds them: what is opened, remembered, forgotten and let go. A lane
+//! with real files and a clock of the test's own; no broker.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use super::{Input, Lane, Options, Output};
+use crate::lines::Splitter;
+use crate::model::credit::Credit;
+use crate::model::{Batch, Confirmed, FileId, FileRecord, Mark, Skipped};
+use crate::tail::discover::{Memory, Pattern, Selection, scan};
+use crate::tail::watch::Hints;
+use crate::tail::{Event, Source, Tail};
+
+type Send = Box<dyn Fn(Output)>;
+
+/// A lane, and everybody that it deals with.
+struct Rig {
+    directory: tempfile::TempDir,
+    selection: Selection,
+    source: Source,
+    now: Instant,
+    lane: Option<Lane<Send>>,
+    outputs: Receiver<Output>,
+    memory: Memory,
+    /// What is durable.
+    records: HashMap<FileId, FileRecord>,
+    scanned: bool,
+    /// Batched, and not confirmed yet.
+    reached: HashMap<FileId, (Mark, bool)>,
+    /// What a consumer has, in the order in which it came: by generation, in order of appearance.
+    delivered: BTreeMap<usize, Generation>,
+    numbers: HashMap<FileId, usize>,
+    lost: Vec<(Skipped, u64)>,
+}
+
+/// What came of one generation.
+#[derive(Debug, Default)]
+struct Generation {
+    path: PathBuf,
+    text: Vec<u8>,
+    covered: u64,
+    skipped: Vec<(Skipped, u64, u64)>,
+    ended: bool,
+}
+
+impl Rig {
+    fn new(include: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let glob = directory.path().join(include);
+        let include = Pattern::parse(glob.to_str().expect("UTF-8")).expect("a glob");
+        let (_, outputs) = channel();
+        let mut rig = Self {
+            directory,
+            selection: Selection {
+                include: vec![include],
+                exclude: vec![],
+            },
+            source: Source {
+                name: "app".into(),
+                from_end: false,
+                splitter: Arc::new(Splitter::new(1000)),
+                first_scan: true,
+            },
+            now: Instant::now(),
+            lane: None,
+            outputs,
+            memory: Memory::default(),
+            records: HashMap::new(),
+            scanned: false,
+            reached: HashMap::new(),
+            delivered: BTreeMap::new(),
+            numbers: HashMap::new(),
+            lost: Vec::new(),
+        };
+        rig.start();
+        rig
+    }
+
+    fn start(&mut self) {
+        let (sender, outputs) = channel();
+        let send: Send = Box::new(move |output| {
+            let _ = sender.send(output);
+        });
+        let source = Source {
+            first_scan: !self.scanned,
+            ..self.source.clone()
+        };
+        let records = self.records.values().cloned().collect();
+        let tail = Tail::new("host".into(), vec![source], records);
+        let options = Options {
+            linger: Duration::ZERO,
+            ..Options::default()
+        };
+        let credit = Credit::new(1 << 20, || {});
+        self.outputs = outputs;
+        let lane = Lane::new(options, tail, |_| 500, Hints::default(), credit, send);
+        self.lane = Some(lane);
+        let paths = self.records.values();
+        let paths = paths.map(|record| record.path.as_path().to_path_buf());
+        self.memory = Memory::new(paths.collect());
+        self.reached.clear();
+    }
+
+    fn lane(&mut self) -> &mut Lane<Send> {
+        self.lane.as_mut().expect("started")
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn tell(&mut self, input: Input) {
+        let now = self.now;
+        self.lane().take(input, now);
+        self.lane().tell();
+        self.receive();
+    }
+
+    fn work(&mut self) {
+        let now = self.now;
+        for _ in 0..1_000_000 {
+            let worked = self.lane().turn(now);
+            self.lane().tell();
+            self.receive();
+            if !worked {
+                return;
+            }
+        }
+        unreachable!("the lane never comes to rest");
+    }
+
+    fn scan(&mut self) {
+        let scan = scan(std::slice::from_ref(&self.selection), &mut self.memory);
+        self.tell(Input::Scan(scan));
+    }
+
+    fn confirm(&mut self) {
+        let mut confirmed = Vec::new();
+        for (file, (mark, eof)) in self.reached.drain() {
+            if let Some(record) = self.records.get_mut(&file) {
+                record.confirmed = mark;
+                confirmed.push(Confirmed { file, mark, eof });
+            }
+        }
+        self.tell(Input::Confirmed(confirmed));
+    }
+
+    /// A scan, everything read and confirmed.
+    fn round(&mut self) {
+        self.scan();
+        self.work();
+        self.confirm();
+    }
+
+    /// So many seconds with a round each.
+    fn pass(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            self.now += Duration::from_secs(1);
+            self.round();
+        }
+    }
+
+    fn receive(&mut self) {
+        let outputs: Vec<Output> = self.outputs.try_iter().collect();
+        for output in outputs {
+            match output {
+                Output::Tail(Event::Register(record)) => {
+                    let id = record.id;
+                    self.records.insert(id, record);
+                    self.tell(Input::Registered(vec![id]));
+                }
+                Output::Tail(Event::Identified(id, identity)) => {
+                    if let Some(record) = self.records.get_mut(&id) {
+                        record.identity = identity;
+                    }
+                }
+                Output::Tail(Event::Forget(id)) => {
+                    assert!(self.records.remove(&id).is_some(), "forgotten twice");
+                }
+                Output::Tail(Event::Scanned(_)) => self.scanned = true,
+                Output::Tail(Event::Resumed(..)) => {}
+                Output::Lost(reason, bytes) => self.lost.push((reason, bytes)),
+                Output::Batch(batch) => self.batch(&batch),
+            }
+        }
+    }
+
+    fn batch(&mut self, batch: &Batch) {
+        for range in &batch.ranges {
+            let number = self.numbers.len();
+            let number = *self.numbers.entry(range.file).or_insert(number);
+            let generation = self.delivered.entry(number).or_default();
+            generation.path = range.path.as_path().to_path_buf();
+            assert_eq!(range.start, generation.covered, "a hole or a repeat");
+            generation.covered = range.end;
+            generation.ended |= range.eof;
+            if let Some(skipped) = range.skipped {
+                let skipped = (skipped, range.start, range.end);
+                generation.skipped.push(skipped);
+            }
+            self.reached
+                .insert(range.file, (range.end_mark(), range.eof));
+        }
+        for line in batch.body.split_inclusive(|byte| *byte == b'\n') {
+            let object: serde_json::Value = serde_json::from_slice(line).expect("ndjson");
+            let id = object["log"]["file"]["id"].as_str().expect("an id");
+            let id: FileId = id.parse().expect("hex");
+            let text = object["message"].as_str().expect("text");
+            let generation = self.delivered.get_mut(&self.numbers[&id]).expect("known");
+            generation.text.extend(text.as_bytes());
+            generation.text.push(b'\n');
+        }
+    }
+
+    /// What came of each generation of a path, oldest first.
+    fn texts(&self, name: &str) -> Vec<String> {
+        let path = self.path(name);
+        let generations = self.delivered.values();
+        let here = generations.filter(|generation| generation.path == path);
+        here.map(|generation| String::from_utf8_lossy(&generation.text).into_owned())
+            .collect()
+    }
+
+    fn append(&self, name: &str, text: &str) {
+        append(&self.path(name), text);
+    }
+
+    /// Files that the lane holds open.
+    fn open_files(&mut self) -> usize {
+        let files = self.lane().tail.report(Instant::now());
+        files.iter().filter(|file| file.id.is_some()).count()
+    }
+}
+
+fn append(path: &Path, text: &str) {
+    let file = fs::OpenOptions::new().create(true).append(true).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .expect("written");
+}
+
+#[test]
+fn a_deleted_file_is_let_go_without_any_further_event_and_forgotten_after_the_grace() {
+    let mut rig = Rig::new("*.log");
+    rig.append("a.log", "one\n");
+    rig.round();
+    fs::remove_file(rig.path("a.log")).expect("deleted");
+    rig.pass(60);
+    assert_eq!(rig.open_files(), 1, "somebody may write on");
+    rig.pass(2);
+    assert_eq!(rig.open_files(), 0);
+    assert_eq!(rig.records.len(), 1, "it may turn up, packed");
+    rig.pass(12);
+    assert!(rig.records.is_empty());
+    assert_eq!(rig.texts("a.log"), ["one\n"]);
+    assert!(rig.delivered[&0].ended);
+    assert!(rig.lost.is_empty());
+}
+
+#[test]
+fn a_path_that_comes_back_as_it_was_is_a_new_generation() {
+    let mut rig = Rig::new("*.log");
+    for _ in 0..5 {
+        rig.append("a.log", "the same\n");
+        rig.pass(1);
+        fs::remove_file(rig.path("a.log")).expect("deleted");
+        rig.pass(70);
+    }
+    assert_eq!(rig.texts("a.log"), ["the same\n"; 5]);
+}
+
+#[test]
+fn a_generation_that_turns_up_in_a_copy_after_it_was_deleted_is_not_read_again() {
+    let mut rig = Rig::new("*.log");
+    rig.append("a.log", "one\n");
+    rig.round();
+    rig.append("a.log.tmp", "one\n");
+    fs::remove_file(rig.path("a.log")).expect("deleted");
+    rig.pass(62);
+    assert_eq!(rig.open_files(), 0);
+    fs::rename(rig.path("a.log.tmp"), rig.path("a.log.1")).expect("renamed");
+    rig.pass(30);
+    assert_eq!(rig.texts("a.log"), ["one\n"]);
+    assert_eq!(rig.records.len(), 1, "it lies there");
+    assert_eq!(rig.open_files(), 0, "nothing is wanted of it");
+    rig.append("a.log.1", "two\n");
+    rig.pass(1);
+    assert_eq!(rig.texts("a.log"), ["one\ntwo\n"]);
+    fs::remove_file(rig.path("a.log.1")).expect("deleted");
+    rig.pass(80);
+    assert!(rig.records.is_empty());
+}
+
+#[test]
+fn what_vanished_while_the_agent_was_down_is_forgotten_and_what_is_known_to_be_lost_is_said() {
+    let mut rig = Rig::new("*.log");
+    rig.append("a.log", "confirmed\n");
+    rig.append("b.log", "confirmed\n");
+    rig.round();
+    rig.append("c.log", "never confirmed\n");
+    rig.scan();
+    rig.work();
+    for name in ["a.log", "c.log"] {
+        fs::remove_file(rig.path(name)).expect("deleted");
+    }
+    rig.start();
+    // What was sent and not confirmed counts for nothing.
+    rig.numbers.clear();
+    rig.delivered.clear();
+    rig.pass(10);
+    assert_eq!(rig.records.len(), 3, "not before the grace is over");
+    rig.pass(20);
+    let paths: Vec<&Path> = rig
+        .records
+        .values()
+        .map(|record| record.path.as_path())
+        .collect();
+    assert_eq!(paths, [rig.path("b.log")]);
+    assert_eq!(rig.lost, [(Skipped::Deleted, 16)]);
+    let said = rig.delivered.values().find(|generation| generation.ended);
+    let said = said.expect("its end is said");
+    assert_eq!(said.skipped, [(Skipped::Deleted, 0, 16)]);
+}
+
+#[test]
+fn rows_of_short_lived_files_do_not_pile_up_over_restarts_and_in_one_run() {
+    let mut rig = Rig::new("*.log");
+    let mut most = 0;
+    for number in 0..300 {
+        let name = format!("{number}.log");
+        rig.append(&name, "short-lived\n");
+        rig.pass(1);
+        fs::remove_file(rig.path(&name)).expect("deleted");
+        if number % 100 == 50 {
+            // Some of them vanish while nobody looks.
+            rig.start();
+        }
+        most = most.max(rig.records.len());
+    }
+    // A minute until they are let go, the grace, and what was there at the moment.
+    assert!(most < 100, "{most} rows");
+    rig.pass(100);
+    assert!(rig.records.is_empty());
+    assert!(rig.lost.is_empty());
+    for number in 0..300 {
+        assert_eq!(rig.texts(&format!("{number}.log")), ["short-lived\n"]);
+    }
+}
+
+#[test]
+fn a_directory_that_cannot_be_seen_and_a_file_system_that_is_away_forget_nothing() {
+    let mut rig = Rig::new("*.log");
+    rig.append("a.log", "one\n");
+    rig.append("b.log", "one\n");
+    rig.round();
+    for record in rig.records.values_mut() {
+        if record.path.as_path().ends_with("b.log") {
+            // As if it had come from another file system, which is not mounted now.
+            record.identity.dev += 1;
+        }
+    }
+    for name in ["a.log", "b.log"] {
+        fs::remove_file(rig.path(name)).expect("deleted");
+    }
+    rig.start();
+    for _ in 0..100 {
+        rig.now += Duration::from_secs(1);
+        let mut scan = scan(std::slice::from_ref(&rig.selection), &mut rig.memory);
+        scan.unseen.push(rig.directory.path().to_path_buf());
+        rig.tell(Input::Scan(scan));
+    }
+    assert_eq!(rig.records.len(), 2, "nobody could look");
+    rig.pass(20);
+    let paths: Vec<&Path> = rig
+        .records
+        .values()
+        .map(|record| record.path.as_path())
+        .collect();
+    assert_eq!(paths, [rig.path("b.log")]);
+    rig.now += Duration::from_secs(8 * 24 * 3600);
+    rig.round();
+    assert!(rig.records.is_empty());
+}
+
+#[test]
+fn a_hundred_thousand_remembered_files_cost_a_scan_nothing_and_are_forgotten_in_turn() {
+    const COUNT: u128 = 100_000;
+    let mut rig = Rig::new("*.log");
+    rig.append("a.log", "one\n");
+    rig.round();
+    let there = rig.records.values().next().cloned().expect("known");
+    for number in 0..COUNT {
+        let id = FileId(number.to_be_bytes());
+        let path = rig.path(&format!("{number}.log"));
+        let mut record = FileRecord {
+            id,
+            path: path.into(),
+            ..there.clone()
+        };
+        record.identity.ino = 1 << 62 | u64::try_from(number).expect("small");
+        rig.records.insert(id, record);
+    }
+    let begun = Instant::now();
+    rig.start();
+    let started = begun.elapsed();
+    let begun = Instant::now();
+    rig.round();
+    let first = begun.elapsed();
+    rig.append("a.log", "two\n");
+    rig.pass(14);
+    assert!(
+        rig.records.len() > usize::try_from(COUNT).expect("small") - 10_000,
+        "in turn"
+    );
+    let begun = Instant::now();
+    rig.pass(1);
+    let scan = begun.elapsed();
+    for _ in 0..110 {
+        rig.pass(1);
+    }
+    println!(
+        "100,000 remembered files: taken in {started:?}, first scan {first:?}, a scan that forgets 1,000 of them {scan:?}"
+    );
+    assert_eq!(rig.records.len(), 1);
+    assert_eq!(rig.texts("a.log"), ["one\ntwo\n"]);
+}
