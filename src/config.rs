@@ -339,6 +339,7 @@ fn source(table: &mut Table<'_>, parts: &mut Parts, problems: &mut Vec<Problem>)
             problems,
         )
         .unwrap_or(false);
+    let compressed = table.boolean("compressed", problems).unwrap_or(true);
     let line_max = within(
         table.size("max_line", problems),
         1,
@@ -390,7 +391,11 @@ fn source(table: &mut Table<'_>, parts: &mut Parts, problems: &mut Vec<Problem>)
     };
     Some(Source {
         name: shared,
-        selection: Selection { include, exclude },
+        selection: Selection {
+            include,
+            exclude,
+            compressed,
+        },
         from_end,
         splitter: Arc::new(splitter),
     })

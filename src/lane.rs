@@ -19,7 +19,7 @@ use crate::model::credit::Credit;
 use crate::model::{Batch, Compression, Confirmed, FileId, Format, Proof, Range, Rewind, Skipped};
 use crate::sys;
 use crate::tail::discover::Scan;
-use crate::tail::reader::{Filled, Scratch, Zeros};
+use crate::tail::reader::{Filled, Reader, Scratch, Zeros};
 use crate::tail::report::FileReport;
 use crate::tail::watch::Hints;
 use crate::tail::{Event, Registration, Tail};
@@ -282,6 +282,7 @@ impl<S: Fn(Output)> Lane<S> {
                 self.groups.clear(id);
             }
         }
+        let examined = self.tail.examine(now);
         self.hand_over();
         let next = if self.parked.is_empty() {
             self.tail.next(now)
@@ -293,7 +294,7 @@ impl<S: Fn(Output)> Lane<S> {
             self.keep_within_budgets(now);
         }
         self.close_due(Instant::now());
-        next.is_some()
+        next.is_some() || examined
     }
 
     /// How long there is nothing to do unless an input comes.
@@ -398,7 +399,9 @@ impl<S: Fn(Output)> Lane<S> {
             return Ok(false);
         };
         let (origin, epoch, settled) = (file.origin.clone(), file.epoch, file.settled(settle, now));
-        let Some(reader) = file.reader.as_mut().filter(|reader| reader.read_to() == 0) else {
+        let at_beginning =
+            |reader: &&mut Reader| reader.read_to() == 0 && reader.archive().is_none();
+        let Some(reader) = file.reader.as_mut().filter(at_beginning) else {
             return Ok(false);
         };
         // In a file that was never cut, zeros are a hole only where the disk has none of them.
@@ -545,7 +548,12 @@ impl<S: Fn(Output)> Lane<S> {
         let Some(file) = self.tail.get_mut(id) else {
             return Ok(());
         };
-        let (settled, over) = (file.settled(settle, now), file.settled(let_go, now));
+        // Nobody writes on in what was compressed.
+        let whole = file.is_unpacked();
+        let (settled, over) = (
+            whole || file.settled(settle, now),
+            whole || file.settled(let_go, now),
+        );
         let Some(reader) = &mut file.reader else {
             return Ok(());
         };

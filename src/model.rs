@@ -219,6 +219,8 @@ pub enum Skipped {
     Hole,
     /// The file was deleted before they could be read.
     Deleted,
+    /// The file was compressed, and what it was compressed into is damaged.
+    Damaged,
 }
 
 impl Skipped {
@@ -230,6 +232,7 @@ impl Skipped {
             Self::Truncated => "truncated",
             Self::Hole => "hole",
             Self::Deleted => "deleted",
+            Self::Damaged => "damaged",
         }
     }
 }
@@ -353,6 +356,8 @@ pub struct FileRecord {
     pub begins: Mark,
     /// How far it is confirmed.
     pub confirmed: Mark,
+    /// It ends there.
+    pub ended: bool,
 }
 
 impl FileRecord {

@@ -20,7 +20,7 @@ use crate::model::{
 };
 
 /// The schema that this version writes.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
 /// So many changes go into one commit at most.
 const GROUP_MAX: usize = 10_000;
 /// Pause before a commit that failed is tried again.
@@ -231,8 +231,8 @@ fn apply(database: &Connection, change: &Change) -> rusqlite::Result<()> {
             let (identity, begins) = (&record.identity, &record.begins);
             let mut insert = database.prepare_cached(
                 "INSERT INTO files (id, source, path, found, dev, ino, born, head_len, head_hash,
-                 begins, begins_len, begins_hash, confirmed, confirmed_len, confirmed_hash)
-                 VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                 begins, begins_len, begins_hash, confirmed, confirmed_len, confirmed_hash, ended)
+                 VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             )?;
             insert.execute(params![
                 record.id.0,
@@ -250,6 +250,7 @@ fn apply(database: &Connection, change: &Change) -> rusqlite::Result<()> {
                 record.confirmed.offset.cast_signed(),
                 record.confirmed.proof.len,
                 record.confirmed.proof.hash,
+                record.ended,
             ])?;
         }
         Change::Identified(id, identity) => {
@@ -267,16 +268,17 @@ fn apply(database: &Connection, change: &Change) -> rusqlite::Result<()> {
                     id.0
                 ])?;
         }
-        Change::Confirmed(Confirmed { file, mark, .. }) => {
+        Change::Confirmed(Confirmed { file, mark, eof }) => {
             database
                 .prepare_cached(
-                    "UPDATE files SET confirmed = ?, confirmed_len = ?, confirmed_hash = ?
-                     WHERE id = ?",
+                    "UPDATE files SET confirmed = ?, confirmed_len = ?, confirmed_hash = ?,
+                     ended = ? WHERE id = ?",
                 )?
                 .execute(params![
                     mark.offset.cast_signed(),
                     mark.proof.len,
                     mark.proof.hash,
+                    eof,
                     file.0
                 ])?;
         }
@@ -416,9 +418,40 @@ fn open_database(path: &Path, agent: AgentId) -> Result<(Connection, Loaded), St
             found: schema,
         });
     }
+    if schema > 0 && schema < SCHEMA {
+        upgrade(&database, path, schema)?;
+    }
     prepare(&database, schema).map_err(at(path))?;
     let loaded = load(&database, agent).map_err(at(path))?;
     Ok((database, loaded))
+}
+
+/// Brings an older schema up to date, after a copy of it was kept as `state.db.vN`, with which the
+/// version that made it can go on.
+fn upgrade(database: &Connection, path: &Path, schema: i64) -> Result<(), StateError> {
+    let mut kept = path.as_os_str().to_owned();
+    kept.push(format!(".v{schema}"));
+    let kept = PathBuf::from(kept);
+    match fs::remove_file(&kept) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_at(&kept)(error))?,
+        _ => {}
+    }
+    // Made before SQLite writes into it: the owner's alone, and no link.
+    options()
+        .create_new(true)
+        .open(&kept)
+        .map_err(io_at(&kept))?;
+    let copied = database.execute("VACUUM INTO ?", [kept.to_string_lossy()]);
+    copied.map_err(at(&kept))?;
+    let upgraded = database.execute_batch(&format!(
+        "BEGIN;
+         ALTER TABLE files ADD COLUMN ended INTEGER NOT NULL DEFAULT 0;
+         PRAGMA user_version = {SCHEMA};
+         COMMIT;"
+    ));
+    upgraded.map_err(at(path))?;
+    info!(from = schema, to = SCHEMA, kept = ?kept, "state.db upgraded");
+    Ok(())
 }
 
 fn prepare(database: &Connection, schema: i64) -> rusqlite::Result<()> {
@@ -430,14 +463,15 @@ fn prepare(database: &Connection, schema: i64) -> rusqlite::Result<()> {
             "BEGIN;
              -- One row a generation. *_len and *_hash prove the bytes before an offset
              -- (SHA-256, first half); head_* the first bytes of the file. found and born are in
-             -- nanoseconds since 1970.
+             -- nanoseconds since 1970; of a compressed file, born is when its content was last
+             -- written. ended: the generation has no more than what is confirmed.
              CREATE TABLE files (
                id BLOB PRIMARY KEY, source TEXT NOT NULL, path BLOB NOT NULL,
                found INTEGER NOT NULL, dev INTEGER NOT NULL, ino INTEGER NOT NULL, born INTEGER,
                head_len INTEGER NOT NULL, head_hash BLOB NOT NULL,
                begins INTEGER NOT NULL, begins_len INTEGER NOT NULL, begins_hash BLOB NOT NULL,
                confirmed INTEGER NOT NULL, confirmed_len INTEGER NOT NULL,
-               confirmed_hash BLOB NOT NULL
+               confirmed_hash BLOB NOT NULL, ended INTEGER NOT NULL
              ) WITHOUT ROWID;
              -- Sources whose first scan is done: what appears later is read from its beginning.
              CREATE TABLE sources (name TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -503,6 +537,7 @@ fn record(row: &Row<'_>) -> rusqlite::Result<FileRecord> {
             offset: unsigned("confirmed")?,
             proof: proof("confirmed_len", "confirmed_hash")?,
         },
+        ended: row.get("ended")?,
     })
 }
 
@@ -583,6 +618,7 @@ mod tests {
             },
             begins: Mark::default(),
             confirmed: Mark::default(),
+            ended: false,
         }
     }
 
@@ -600,7 +636,7 @@ mod tests {
         let confirmed = Confirmed {
             file: record().id,
             mark,
-            eof: false,
+            eof: true,
         };
         commit(&mut state, Change::Confirmed(confirmed));
         commit(&mut state, Change::Scanned("app".into()));
@@ -614,6 +650,7 @@ mod tests {
             again.files,
             [FileRecord {
                 confirmed: mark,
+                ended: true,
                 ..record()
             }]
         );
@@ -621,6 +658,24 @@ mod tests {
         commit(&mut state, Change::Forget(record().id));
         drop(state);
         assert!(open(&path).expect("opened").1.files.is_empty());
+    }
+
+    #[test]
+    fn a_state_of_the_version_before_goes_on_and_a_copy_of_it_is_kept() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("state");
+        let (mut state, _) = open(&path).expect("opened");
+        commit(&mut state, Change::Register(record()));
+        let before = "ALTER TABLE files DROP COLUMN ended; PRAGMA user_version = 1;";
+        state.database.execute_batch(before).expect("as it was");
+        drop(state);
+        for _ in 0..2 {
+            assert_eq!(open(&path).expect("upgraded").1.files, [record()]);
+        }
+        let kept = Connection::open(path.join("state.db.v1")).expect("kept");
+        let version = |row: &Row<'_>| row.get::<_, i64>(0);
+        let version = kept.query_row("PRAGMA user_version", [], version);
+        assert_eq!(version.expect("a version"), 1);
     }
 
     #[test]

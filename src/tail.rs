@@ -2,14 +2,17 @@
 //! is to be read next. Makes one path look like one sequence of generations, the old one read to
 //! its end before the new one.
 
+pub mod archive;
 pub mod discover;
 pub mod identity;
 mod known;
+mod packed;
 pub mod reader;
 pub mod report;
 mod rotation;
 pub mod watch;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io;
@@ -26,12 +29,14 @@ use crate::model::{
     Confirmed, Epoch, FileId, FileRecord, Identity, LogPath, Mark, Rewind, Skipped,
 };
 use crate::sys::{self, FileStatus};
+use archive::Archive;
 use discover::{Found, Scan};
 use identity::Growth;
 use known::{Known, Paths, Whereabouts};
+use packed::{Examination, Met};
 use reader::Reader;
 use report::Ages;
-use rotation::{LeftAlone, Orphan};
+use rotation::{LeftAlone, Orphan, View};
 
 /// A pause after a read failed, and the longest one.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -197,7 +202,24 @@ impl Tailed {
     /// Whether nothing will be found under its path any more that belongs to it.
     #[must_use]
     pub fn is_left(&self) -> bool {
-        self.superseded || self.link.is_none()
+        self.superseded || self.link.is_none() || self.archive().is_some()
+    }
+
+    /// The compressed file that it is read from, if it is.
+    fn archive(&self) -> Option<&Archive> {
+        self.reader.as_ref()?.archive()
+    }
+
+    /// Whether it is read from a compressed file, in which there is no more.
+    #[must_use]
+    pub fn is_unpacked(&self) -> bool {
+        let archive = self.archive();
+        archive.is_some_and(|archive| archive.len() == Some(self.read_to()))
+    }
+
+    fn read_to(&self) -> u64 {
+        let reader = self.reader.as_ref();
+        reader.map_or(self.batched.offset, Reader::read_to)
     }
 }
 
@@ -242,6 +264,16 @@ pub struct Tail {
     vanished: Vec<(FileId, u64)>,
     /// Index of the source, and why not.
     refused: HashMap<PathBuf, (usize, String)>,
+    /// Compressed files that are not ours, or not known to be.
+    met: HashMap<(u64, u64), Met>,
+    /// The one that is being looked into.
+    examination: Option<Examination>,
+    /// Paths of which a compressed file may hold a generation: none is forgotten meanwhile.
+    undecided: HashSet<LogPath>,
+    /// The compressed file that was taken in last.
+    last_packed: Option<FileId>,
+    /// Compressed files that could not be unpacked, by source.
+    damaged: Vec<u64>,
     events: Vec<Event>,
 }
 
@@ -256,6 +288,7 @@ impl Tail {
         }
         let names = sources.iter().map(|source| Arc::clone(&source.name));
         let known = Known::new(known, &names.collect(), now);
+        let damaged = vec![0; sources.len()];
         Self {
             host,
             sources,
@@ -272,6 +305,11 @@ impl Tail {
             ready: VecDeque::new(),
             vanished: Vec::new(),
             refused: HashMap::new(),
+            met: HashMap::new(),
+            examination: None,
+            undecided: HashSet::new(),
+            last_packed: None,
+            damaged,
             events: Vec::new(),
         }
     }
@@ -325,6 +363,7 @@ impl Tail {
             .map(|found| (found.path.as_path(), found.inode))
             .collect();
         self.paths.forget_old(now);
+        self.undecided.clear();
         let view = self.view(scan);
         let (mut rotated, matched): (Vec<&Found>, Vec<&Found>) = scan
             .found
@@ -333,18 +372,25 @@ impl Tail {
         for found in matched {
             if let Some(&id) = self.by_inode.get(&found.inode) {
                 self.seen(id, found, &inode_at, now);
-            } else {
+            } else if found.packed.is_none() {
                 self.open(found, now);
+            } else if !self.is_done_with(found) {
+                self.meet(found, &view, now);
             }
         }
         // By now it is known which generations are where they were. The others are looked for
         // under rotation names, oldest first.
-        rotated.sort_by_key(|found| found.modified);
+        rotated.sort_by_key(|found| (found.modified, Reverse(&found.path)));
+        let mut older = HashMap::new();
         for found in rotated {
             if let Some(&id) = self.by_inode.get(&found.inode) {
                 self.seen(id, found, &inode_at, now);
             } else if !self.is_done_with(found) {
-                self.open_rotated(found, &view, now);
+                self.meet(found, &view, now);
+                self.queue_up(found, &older);
+            }
+            if let Some(&id) = self.by_link.get(&found.path) {
+                older.insert(found.rotated_from.as_deref(), id);
             }
         }
         for orphan in self
@@ -358,12 +404,21 @@ impl Tail {
             .retain(|path, _| inode_at.contains_key(path.as_path()));
         self.unlink_unseen(scan, &inode_at, now);
         self.miss_left_alone(scan);
+        self.forget_met(scan);
         self.forget_due(scan, now);
         for index in 0..self.sources.len() {
             if std::mem::take(&mut self.sources[index].first_scan) {
                 let name = Arc::clone(&self.sources[index].name);
                 self.events.push(Event::Scanned(name));
             }
+        }
+    }
+
+    /// A file was found of which it is to be told whose it is.
+    fn meet(&mut self, found: &Found, view: &View<'_>, now: Instant) {
+        match found.packed {
+            Some(coding) => self.meet_packed(found, coding, view, now),
+            None => self.open_rotated(found, view, now),
         }
     }
 
@@ -636,9 +691,15 @@ impl Tail {
         let (Registration::Empty, Some(reader)) = (file.registration, &file.reader) else {
             return Ok(());
         };
-        let status = sys::status(reader.file())?;
-        let Some(identity) = identity::identify(reader.file(), &status)? else {
-            return Ok(());
+        let identity = match file.identity {
+            Some(identity) => identity,
+            None => {
+                let status = sys::status(reader.file())?;
+                let Some(identity) = identity::identify(reader.file(), &status)? else {
+                    return Ok(());
+                };
+                identity
+            }
         };
         file.registration = Registration::Asked;
         file.identity = Some(identity);
@@ -651,6 +712,7 @@ impl Tail {
             identity,
             begins: file.begins,
             confirmed: Mark::default(),
+            ended: false,
         }));
         Ok(())
     }
@@ -756,7 +818,8 @@ impl Tail {
     /// # Errors
     /// The file could not be read.
     pub fn begins_as_known(&self, id: FileId) -> io::Result<bool> {
-        let file = self.files.get(&id);
+        // What is compressed is not written to.
+        let file = self.files.get(&id).filter(|file| file.archive().is_none());
         match file.map(|file| (&file.reader, &file.identity)) {
             Some((Some(reader), Some(identity))) => identity::begins_like(reader.file(), identity),
             _ => Ok(true),
@@ -774,6 +837,11 @@ impl Tail {
         }
         if let (Some(identity), Some(reader)) = (&file.identity, &file.reader) {
             file.ages.read(reader.read_to(), now);
+            if reader.archive().is_some() {
+                file.size_seen = reader.read_to();
+                self.enqueue(id);
+                return Ok(());
+            }
             file.size_seen = sys::status(reader.file())?.size;
             match identity::grow(reader.file(), identity)? {
                 Growth::To(grown) => {
@@ -794,6 +862,11 @@ impl Tail {
             return;
         };
         file.failure = None;
+        if let Some(reader) = &mut file.reader {
+            if reader.read_to() == reader.line_start() {
+                reader.rest();
+            }
+        }
         if file.is_rotated() && !file.drained {
             file.drained = true;
             self.release_successors(id);
@@ -814,6 +887,9 @@ impl Tail {
         let pause = match &before {
             Some(failure) if failure.kind == error.kind() => (failure.pause * 2).min(RETRY_MAX),
             _ => {
+                if file.archive().is_some() {
+                    self.damaged[file.source] += 1;
+                }
                 error!(path = ?file.origin.path, file = %id, %error, "reading a log file failed; trying again");
                 RETRY_FIRST
             }
@@ -823,6 +899,16 @@ impl Tail {
             pause,
             until: now + pause,
         });
+        // What is damaged and deleted is never going to be whole.
+        let never_whole = matches!(
+            error.kind(),
+            io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::UnexpectedEof
+        );
+        if never_whole && file.archive().is_some() && file.link.is_none() {
+            file.lost_as = Skipped::Damaged;
+            self.vanished.push((id, file.read_to()));
+            file.reader = None;
+        }
         // Nobody waits for a file that cannot be read.
         file.drained = true;
         self.release_successors(id);
@@ -854,6 +940,9 @@ impl Tail {
         let Some(file) = self.files.get_mut(&id) else {
             return false;
         };
+        if file.archive().is_some() {
+            return false;
+        }
         let status = file
             .reader
             .as_ref()
@@ -904,6 +993,7 @@ impl Tail {
                 identity,
                 begins: file.begins,
                 confirmed: file.confirmed,
+                ended: file.eof_batched,
             };
             self.remember(record, whereabouts, now);
         }
@@ -930,7 +1020,9 @@ impl Tail {
         };
         let blind = |record: &FileRecord| {
             let inode = (record.identity.dev, record.identity.ino);
-            unreadable.contains(&inode) || scan.is_blind_to(record.path.as_path())
+            unreadable.contains(&inode)
+                || scan.is_blind_to(record.path.as_path())
+                || self.undecided.contains(&record.path)
         };
         let due = self.known.due(blind, now);
         let mut devices = HashMap::new();

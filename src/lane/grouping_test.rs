@@ -112,6 +112,7 @@ impl Rig {
         let selection = Selection {
             include: vec![pattern],
             exclude: Vec::new(),
+            compressed: true,
         };
         let scan = scan(&[selection], &mut self.memory);
         self.tell(Input::Scan(scan));

@@ -419,7 +419,7 @@ impl Rig {
         let mut confirmed = Vec::new();
         for (file, (mark, eof)) in self.acknowledged.drain() {
             if let Some(record) = self.records.get_mut(&file) {
-                record.confirmed = mark;
+                (record.confirmed, record.ended) = (mark, eof);
                 confirmed.push(Confirmed { file, mark, eof });
             }
         }
@@ -432,6 +432,7 @@ impl Rig {
         let selection = Selection {
             include,
             exclude: vec![],
+            compressed: true,
         };
         for file in 0..2 {
             let had = self.had[file];

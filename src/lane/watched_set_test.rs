@@ -60,6 +60,7 @@ impl Rig {
             selection: Selection {
                 include: vec![include],
                 exclude: vec![],
+                compressed: true,
             },
             source: Source {
                 name: "app".into(),
@@ -144,7 +145,7 @@ impl Rig {
         let mut confirmed = Vec::new();
         for (file, (mark, eof)) in self.reached.drain() {
             if let Some(record) = self.records.get_mut(&file) {
-                record.confirmed = mark;
+                (record.confirmed, record.ended) = (mark, eof);
                 confirmed.push(Confirmed { file, mark, eof });
             }
         }
@@ -429,3 +430,5 @@ fn a_hundred_thousand_remembered_files_cost_a_scan_nothing_and_are_forgotten_in_
     assert_eq!(rig.records.len(), 1);
     assert_eq!(rig.texts("a.log"), ["one\ntwo\n"]);
 }
+
+mod packed_test;

@@ -341,6 +341,7 @@ fn shown(file: &FileReport, source: &str, lag: u64) -> status::File {
         state: match file.condition {
             Condition::Active => FileState::Active,
             Condition::Rotated => FileState::Rotated,
+            Condition::Compressed => FileState::Compressed,
             Condition::Deleted => FileState::Deleted,
             Condition::Unreadable => FileState::Unreadable,
         },

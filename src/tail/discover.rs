@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use walkdir::WalkDir;
 
 use super::watch::Watches;
+use crate::model::Coding;
 
 /// So long a path is remembered under which nothing is found any more, not even a rotated file.
 const HAD_FOR: Duration = Duration::from_secs(3600);
@@ -113,6 +114,8 @@ pub struct Selection {
     pub include: Vec<Pattern>,
     /// and none of these.
     pub exclude: Vec<Pattern>,
+    /// Compressed files are read too, uncompressed.
+    pub compressed: bool,
 }
 
 /// A file that matches.
@@ -122,6 +125,8 @@ pub struct Found {
     pub source: usize,
     /// A pattern matches it. Otherwise it is here for its rotation name alone.
     pub matched: bool,
+    /// How it is compressed, by its name.
+    pub packed: Option<Coding>,
     /// The path that it was rotated from by its name, if that path was ever matched.
     pub rotated_from: Option<PathBuf>,
     /// Its present name.
@@ -137,6 +142,12 @@ pub struct Found {
 }
 
 impl Found {
+    /// Its name without what says that it is compressed.
+    #[must_use]
+    pub fn unpacked_path(&self) -> PathBuf {
+        unpacked(&self.path).map_or_else(|| self.path.clone(), |(path, _)| path)
+    }
+
     /// Size and time of change: as long as they stay, so does the file.
     #[must_use]
     pub fn version(&self) -> (u64, i128) {
@@ -199,8 +210,13 @@ impl Memory {
         &self.notices
     }
 
-    /// The path that a file was rotated from, by its name: `NAME.N` or `NAME-DATE`.
+    /// The path that a file was rotated from, by its name: `NAME.N` or `NAME-DATE`, also with
+    /// `.gz` or `.zst`.
     fn rotated_from(&self, path: &Path) -> Option<PathBuf> {
+        if let Some((path, _)) = unpacked(path) {
+            let rotated_from = self.rotated_from(&path);
+            return rotated_from.or_else(|| self.had.contains_key(&path).then_some(path));
+        }
         let name = path.file_name()?.as_bytes();
         let digits = name
             .iter()
@@ -219,7 +235,7 @@ impl Memory {
         let now = Instant::now();
         for found in &scan.found {
             if found.matched {
-                self.had.insert(found.path.clone(), now);
+                self.had.insert(found.unpacked_path(), now);
             }
             let base = found.rotated_from.as_ref();
             if let Some(seen) = base.and_then(|base| self.had.get_mut(base)) {
@@ -281,6 +297,10 @@ fn look(
         }
         let matched = pattern.matcher.is_match(entry.path());
         let rotated_from = memory.rotated_from(entry.path());
+        let packed = unpacked(entry.path()).map(|(_, coding)| coding);
+        if packed.is_some() && !selection.compressed {
+            continue;
+        }
         let excluded = |exclude: &Pattern| exclude.matcher.is_match(entry.path());
         if (!matched && rotated_from.is_none())
             || selection.exclude.iter().any(excluded)
@@ -307,6 +327,7 @@ fn look(
         scan.found.push(Found {
             source,
             matched,
+            packed,
             rotated_from,
             path,
             fixed: Arc::clone(&pattern.fixed),
@@ -316,6 +337,16 @@ fn look(
                 + i128::from(metadata.mtime_nsec()),
         });
     }
+}
+
+/// The name of a compressed file without what says so, and how it is compressed.
+fn unpacked(path: &Path) -> Option<(PathBuf, Coding)> {
+    let name = path.file_name()?.as_bytes();
+    let codings = [(&b".gz"[..], Coding::Gzip), (b".zst", Coding::Zstd)];
+    codings.into_iter().find_map(|(suffix, coding)| {
+        let rest = name.strip_suffix(suffix)?;
+        (!rest.is_empty()).then(|| (path.with_file_name(OsStr::from_bytes(rest)), coding))
+    })
 }
 
 fn unseen(error: &walkdir::Error, scan: &mut Scan, notices: &mut Notices) {
@@ -494,6 +525,7 @@ mod tests {
         let selection = Selection {
             include: patterns(include),
             exclude: patterns(exclude),
+            compressed: true,
         };
         let scan = scan(&[selection], &mut Memory::default());
         let below = |found: &Found| {

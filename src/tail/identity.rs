@@ -108,9 +108,20 @@ pub enum Growth {
 /// # Errors
 /// The file could not be read.
 pub fn end_before(file: &File, offset: u64) -> io::Result<(Vec<u8>, Proof)> {
+    end_before_by(|bytes, at| sys::read_full_at(file, bytes, at), offset)
+}
+
+/// The same of what `read` reads.
+///
+/// # Errors
+/// As `read`.
+pub fn end_before_by(
+    read: impl FnOnce(&mut [u8], u64) -> io::Result<usize>,
+    offset: u64,
+) -> io::Result<(Vec<u8>, Proof)> {
     let len = offset.min(PROOF_LEN as u64);
     let mut bytes = vec![0; usize::try_from(len).unwrap_or(PROOF_LEN)];
-    let read = sys::read_full_at(file, &mut bytes, offset - len)?;
+    let read = read(&mut bytes, offset - len)?;
     bytes.truncate(read);
     let proof = Proof::of(&bytes);
     Ok((bytes, proof))

@@ -137,6 +137,18 @@ impl Known {
         Some(record)
     }
 
+    /// A generation, if it is known.
+    pub(super) fn record(&self, id: FileId) -> Option<&FileRecord> {
+        self.records.get(&id).map(|remembered| &remembered.record)
+    }
+
+    /// Where a generation is, if it is known.
+    pub(super) fn whereabouts(&self, id: FileId) -> Option<Whereabouts> {
+        self.records
+            .get(&id)
+            .map(|remembered| remembered.whereabouts)
+    }
+
     /// Those that were known under an inode number.
     pub(super) fn at_inode(&self, inode: (u64, u64)) -> impl Iterator<Item = &FileRecord> {
         let ids = self.by_inode.get(&inode).into_iter().flatten();
@@ -333,6 +345,7 @@ mod tests {
             },
             begins: Mark::default(),
             confirmed: Mark::default(),
+            ended: false,
         }
     }
 

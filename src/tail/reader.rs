@@ -6,11 +6,13 @@ use std::io;
 
 use memchr::memchr;
 
-use super::identity;
+use super::archive::{Archive, Content};
 use crate::lines::Splitter;
-use crate::model::{Mark, PROOF_LEN};
+use crate::model::{Mark, PROOF_LEN, Proof};
 use crate::sys;
 
+/// Bytes that are unpacked in one quantum on the way to a place.
+const APPROACH: usize = 4 << 20;
 /// Zeros are looked at in pieces of so many bytes,
 const ZEROS_PIECE: usize = 64 * 1024;
 /// and so many of them in one quantum.
@@ -68,7 +70,7 @@ impl Scratch {
     pub fn mark(&self, consumed: usize) -> Mark {
         Mark {
             offset: self.line_start + consumed as u64,
-            proof: crate::model::Proof::of_end(&self.bytes[..self.behind + consumed]),
+            proof: Proof::of_end(&self.bytes[..self.behind + consumed]),
         }
     }
 }
@@ -103,7 +105,7 @@ pub enum Zeros {
 /// A place in an open file.
 #[derive(Debug)]
 pub struct Reader {
-    file: File,
+    content: Content,
     /// Where the next line begins: everything before it is in a batch.
     line_start: u64,
     /// The bytes right before `line_start`: up to [`PROOF_LEN`].
@@ -113,31 +115,56 @@ pub struct Reader {
     /// Instead of `unfinished`, once it was forgotten for want of memory: up to where the file was
     /// searched for the line's end, and the bytes right before that place.
     searched: Option<(u64, Vec<u8>)>,
+    /// A place in a compressed file that is yet to be reached, and proved.
+    target: Option<Mark>,
 }
 
 impl Reader {
     /// At the beginning of `file`.
     #[must_use]
     pub fn new(file: File) -> Self {
+        Self::of(Content::Plain(file))
+    }
+
+    /// At the beginning of `content`.
+    #[must_use]
+    pub fn of(content: Content) -> Self {
         Self {
-            file,
+            content,
             line_start: 0,
             behind: Vec::new(),
             unfinished: Vec::new(),
             searched: None,
+            target: None,
         }
     }
 
     /// The open file.
     #[must_use]
     pub fn file(&self) -> &File {
-        &self.file
+        self.content.file()
     }
 
-    /// The open file, for a new generation in it.
+    /// What it reads, for a new generation in it.
     #[must_use]
-    pub fn into_file(self) -> File {
-        self.file
+    pub fn into_content(self) -> Content {
+        self.content
+    }
+
+    /// The compressed file that it reads, if it is one.
+    #[must_use]
+    pub fn archive(&self) -> Option<&Archive> {
+        match &self.content {
+            Content::Plain(_) => None,
+            Content::Packed(archive) => Some(archive),
+        }
+    }
+
+    /// Gives back what reading a compressed file takes of the memory.
+    pub fn rest(&mut self) {
+        if let Content::Packed(archive) = &mut self.content {
+            archive.rest();
+        }
     }
 
     /// Where the next line begins.
@@ -167,20 +194,46 @@ impl Reader {
         self.unfinished.len()
     }
 
-    /// Goes to `mark`. False if the file's bytes do not prove it.
+    /// Goes to `mark`. False if the file's bytes do not prove it. In a compressed file that takes
+    /// its time, so that [`Reader::fill`] does it.
     ///
     /// # Errors
     /// The file could not be read.
     pub fn seek(&mut self, mark: Mark) -> io::Result<bool> {
-        let (behind, proof) = identity::end_before(&self.file, mark.offset)?;
+        self.unfinished = Vec::new();
+        self.searched = None;
+        if self.archive().is_some() {
+            self.line_start = mark.offset;
+            self.behind = Vec::new();
+            self.target = Some(mark);
+            return Ok(true);
+        }
+        let (behind, proof) = self.content.end_before(mark.offset)?;
         if proof != mark.proof {
             return Ok(false);
         }
         self.line_start = mark.offset;
         self.behind = behind;
-        self.unfinished = Vec::new();
-        self.searched = None;
         Ok(true)
+    }
+
+    /// Comes nearer to the place that was sought in a compressed file.
+    fn approach(&mut self, mark: Mark) -> io::Result<Filled> {
+        if let Content::Packed(archive) = &mut self.content {
+            let at = archive.go_on(mark.offset, APPROACH)?;
+            let ended = archive.len().is_some_and(|len| len < mark.offset);
+            if at < mark.offset && !ended {
+                return Ok(Filled::Longer);
+            }
+        }
+        let (behind, proof) = self.content.end_before(mark.offset)?;
+        self.target = None;
+        self.behind = behind;
+        Ok(if proof == mark.proof {
+            Filled::Longer
+        } else {
+            Filled::Changed
+        })
     }
 
     /// Goes to the beginning of the last line that begins at or before `offset`, looking back no
@@ -193,7 +246,7 @@ impl Reader {
         // Code units have one or two bytes.
         let from = offset.saturating_sub(line_max as u64) & !1;
         let mut bytes = vec![0; usize::try_from(offset - from).unwrap_or(line_max)];
-        let read = sys::read_full_at(&self.file, &mut bytes, from)?;
+        let read = self.content.read_full_at(&mut bytes, from)?;
         let begins = splitter
             .last_line(&bytes[..read])
             .map_or(if from == 0 { 0 } else { offset }, |begins| {
@@ -207,7 +260,7 @@ impl Reader {
     /// # Errors
     /// The file could not be read.
     pub fn go_to(&mut self, offset: u64) -> io::Result<Mark> {
-        let (behind, proof) = identity::end_before(&self.file, offset)?;
+        let (behind, proof) = self.content.end_before(offset)?;
         self.line_start = offset;
         self.behind = behind;
         Ok(Mark { offset, proof })
@@ -222,11 +275,11 @@ impl Reader {
         let mut bytes = vec![0; ZEROS_PIECE];
         let mut to = known;
         for _ in 0..ZEROS_PIECES {
-            let Some(data) = sys::next_data(&self.file, to)? else {
-                return Ok(Zeros::ToTheEnd(sys::status(&self.file)?.size));
+            let Some(data) = sys::next_data(self.file(), to)? else {
+                return Ok(Zeros::ToTheEnd(sys::status(self.file())?.size));
             };
             to = data;
-            let read = sys::read_full_at(&self.file, &mut bytes, to)?;
+            let read = sys::read_full_at(self.file(), &mut bytes, to)?;
             if let Some(at) = bytes[..read].iter().position(|byte| *byte != 0) {
                 return Ok(Zeros::Until(to + at as u64));
             }
@@ -249,6 +302,44 @@ impl Reader {
         chunk: usize,
         line_max: usize,
     ) -> io::Result<Filled> {
+        if let Some(archive) = self.archive() {
+            // What is compressed does not grow.
+            if self.target.is_none() && archive.len() == Some(self.read_to()) {
+                self.lay_out(scratch, 0);
+                return Ok(Filled::End);
+            }
+            let filled = self.fill_unpacked(scratch, chunk, line_max);
+            if filled.is_err() && self.target.is_none() {
+                // Its decoder is at the beginning again.
+                self.seek(Mark {
+                    offset: self.line_start,
+                    proof: Proof::of(&self.behind),
+                })?;
+            }
+            return filled;
+        }
+        self.fill_read(scratch, chunk, line_max)
+    }
+
+    fn fill_unpacked(
+        &mut self,
+        scratch: &mut Scratch,
+        chunk: usize,
+        line_max: usize,
+    ) -> io::Result<Filled> {
+        if let Some(mark) = self.target {
+            self.lay_out(scratch, 0);
+            return self.approach(mark);
+        }
+        self.fill_read(scratch, chunk, line_max)
+    }
+
+    fn fill_read(
+        &mut self,
+        scratch: &mut Scratch,
+        chunk: usize,
+        line_max: usize,
+    ) -> io::Result<Filled> {
         if let Some((searched, last)) = self.searched.take() {
             return self.search(searched, last, scratch, chunk, line_max);
         }
@@ -258,7 +349,7 @@ impl Reader {
         let check = &mut check[..before.min(PROOF_LEN)];
         let at = self.read_to() - check.len() as u64;
         let room = &mut scratch.bytes[before..before + chunk];
-        let read = sys::read_at(&self.file, check, room, at)?;
+        let read = self.content.read_at(check, room, at)?;
         if read < check.len() || !scratch.bytes[..before].ends_with(check) {
             return Ok(Filled::Changed);
         }
@@ -334,7 +425,7 @@ impl Reader {
         let mut check = [0; PROOF_LEN];
         let check = &mut check[..last.len()];
         let at = searched - check.len() as u64;
-        let read = match sys::read_at(&self.file, check, &mut scratch.bytes[..chunk], at) {
+        let read = match self.content.read_at(check, &mut scratch.bytes[..chunk], at) {
             Ok(read) => read,
             Err(error) => {
                 self.searched = Some((searched, last));

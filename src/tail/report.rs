@@ -44,6 +44,8 @@ pub enum Condition {
     Rotated,
     /// Has no name any more.
     Deleted,
+    /// Somebody compressed it.
+    Compressed,
     /// Cannot be opened, or reading it failed.
     Unreadable,
 }
@@ -80,7 +82,11 @@ impl Tailed {
             .reader
             .as_ref()
             .map_or(self.batched.offset, |reader| reader.read_to());
-        let size = status.map_or(read, |status| status.size);
+        let size = match self.archive() {
+            // How much there is shows at its end.
+            Some(archive) => archive.len().unwrap_or(read),
+            None => status.map_or(read, |status| status.size),
+        };
         let confirmed = self.confirmed.offset;
         let written = status.map_or(Duration::ZERO, |status| {
             let modified = Duration::from_nanos(status.modified.max(0).cast_unsigned());
@@ -93,6 +99,8 @@ impl Tailed {
             || status.is_none() && self.lost_as == Skipped::Deleted
         {
             Condition::Deleted
+        } else if self.archive().is_some() {
+            Condition::Compressed
         } else if self.is_rotated() {
             Condition::Rotated
         } else {

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use tracing::{info, warn};
@@ -146,7 +146,7 @@ impl Tail {
         let older = self.by_link.get(&found.path).copied();
         let live = self.by_link.get(base.as_path()).copied();
         if let (Some(older), Some(live)) = (older, live)
-            && older != live
+            && !self.waits_for(older, live)
             && self.files.get(&older).is_some_and(|older| !older.drained)
             && self
                 .files
@@ -157,6 +157,29 @@ impl Tail {
         }
     }
 
+    /// Whether `id` is `other`, or waits for it, or for somebody who does.
+    pub(super) fn waits_for(&self, id: FileId, other: FileId) -> bool {
+        let before = |id: &FileId| self.files.get(id)?.predecessor;
+        let mut chain = std::iter::successors(Some(id), before).take(self.files.len() + 1);
+        chain.any(|id| id == other)
+    }
+
+    /// What was just taken in waits for the generation of the same path that is `older`.
+    pub(super) fn queue_up(&mut self, found: &Found, older: &HashMap<Option<&Path>, FileId>) {
+        let id = self.by_link.get(&found.path).copied();
+        let older = older.get(&found.rotated_from.as_deref()).copied();
+        if let (Some(id), Some(older)) = (id, older)
+            && !self.waits_for(older, id)
+            && self.files.get(&older).is_some_and(|older| !older.drained)
+            && self
+                .files
+                .get(&id)
+                .is_some_and(|file| file.predecessor.is_none() && file.read_to() == 0)
+        {
+            self.wait_for(id, older);
+        }
+    }
+
     /// Whether a file under a rotation name was looked into and has nothing that is wanted.
     pub(super) fn is_done_with(&self, found: &Found) -> bool {
         let base = found.rotated_from.as_ref();
@@ -164,6 +187,7 @@ impl Tail {
         let copy = live.and_then(|id| self.files.get(id)?.copy.as_ref());
         copy.is_some_and(|(copy, _)| (copy.inode, copy.version()) == (found.inode, found.version()))
             || self.is_left_alone(found)
+            || self.is_met(found)
     }
 
     fn is_left_alone(&self, found: &Found) -> bool {
@@ -173,7 +197,7 @@ impl Tail {
 
     /// Nothing is wanted of what was found, unless it changes. It is the `known` generation, or
     /// none of ours.
-    fn leave_alone(&mut self, found: &Found, known: Option<FileId>) {
+    pub(super) fn leave_alone(&mut self, found: &Found, known: Option<FileId>) {
         let left = LeftAlone {
             path: found.path.clone(),
             version: found.version(),
@@ -295,31 +319,44 @@ impl Tail {
         status: &FileStatus,
         now: Instant,
     ) -> io::Result<()> {
-        let Some(old) = self.files.get_mut(&id) else {
-            return Ok(());
-        };
-        let mut reader = Reader::new(file);
-        if !reader.seek(old.batched.max_by_offset(old.begins))? {
-            return Ok(());
-        }
         let inode = (status.dev, status.ino);
+        self.attach_reader(id, found, Reader::new(file), inode, status.born, now)?;
+        Ok(())
+    }
+
+    /// The same, read by `reader`, from a file that was born then. Whether it does.
+    pub(super) fn attach_reader(
+        &mut self,
+        id: FileId,
+        found: &Found,
+        mut reader: Reader,
+        inode: (u64, u64),
+        born: Option<i64>,
+        now: Instant,
+    ) -> io::Result<bool> {
+        let Some(old) = self.files.get_mut(&id) else {
+            return Ok(false);
+        };
+        if old.orphan.is_none() || !reader.seek(old.batched.max_by_offset(old.begins))? {
+            return Ok(false);
+        }
         info!(path = ?old.origin.path, file = %id, copy = ?found.path, offset = old.batched.offset, "truncated log file goes on in its copy");
         old.reader = Some(reader);
         old.orphan = None;
         old.inode = inode;
-        old.born = status.born;
-        self.paths.reborn(&old.origin.path, status.born);
+        old.born = born;
+        self.paths.reborn(&old.origin.path, born);
         old.changed = now;
         old.drained = false;
         old.link = Some(found.path.clone());
         if let Some(identity) = &mut old.identity {
-            (identity.dev, identity.ino, identity.born) = (status.dev, status.ino, status.born);
+            (identity.dev, identity.ino, identity.born) = (inode.0, inode.1, born);
             self.events.push(Event::Identified(id, *identity));
         }
         self.by_inode.insert(inode, id);
         self.take_path(&found.path, id, now);
         self.enqueue(id);
-        Ok(())
+        Ok(true)
     }
 
     /// The inode of `id` holds other bytes now: begins another generation in the same open file.
@@ -361,7 +398,7 @@ impl Tail {
             ..Tailed::new(
                 old.source,
                 Origin::new(&self.host, new, path),
-                Some(Reader::new(reader.into_file())),
+                Some(Reader::of(reader.into_content())),
                 old.inode,
                 now,
             )
@@ -418,6 +455,10 @@ impl Tail {
 
 /// Whether what was found under a known generation's inode still holds it.
 fn still_holds(found: &Found, record: &FileRecord) -> bool {
+    // What was packed into it stays in it.
+    if found.packed.is_some() {
+        return true;
+    }
     let opened = found
         .path
         .strip_prefix(&found.fixed)
