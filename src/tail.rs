@@ -385,7 +385,7 @@ impl Tail {
         for found in rotated {
             if let Some(&id) = self.by_inode.get(&found.inode) {
                 self.seen(id, found, &inode_at, now);
-            } else if !self.is_done_with(found) {
+            } else if !self.follow_copy(found) && !self.is_done_with(found) {
                 self.meet(found, &view, now);
                 self.queue_up(found, &older);
             }

@@ -54,6 +54,10 @@ enum Step {
     CopyTruncate {
         file: usize,
     },
+    /// `a.log.1` becomes `a.log.1.gz`.
+    Compress {
+        file: usize,
+    },
     /// Somebody writes on through the descriptor of the last rotated generation.
     AppendToRotated {
         file: usize,
@@ -94,7 +98,7 @@ impl Random {
 
     fn step(&mut self) -> Step {
         let file = self.index(2);
-        match self.below(22) {
+        match self.below(24) {
             0..=5 => Step::Append {
                 file,
                 lines: self.index(4),
@@ -115,6 +119,7 @@ impl Random {
             17 => Step::Confirm,
             18 => Step::Rewind,
             19 | 20 => Step::CopyTruncate { file },
+            21 | 22 => Step::Compress { file },
             _ if self.below(2) == 0 => Step::Restart,
             _ => Step::Crash,
         }
@@ -138,6 +143,16 @@ struct Generation {
     known: bool,
     /// Nobody finds its last line's end any more.
     ended: bool,
+    /// It was compressed; and what the agent has made of that so far.
+    packed: Option<Packed>,
+}
+
+/// What the agent has made of a compressed file: it is not open before it was looked into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Packed {
+    Made,
+    Scanned,
+    LookedInto,
 }
 
 type Send = Box<dyn Fn(Output)>;
@@ -266,6 +281,13 @@ impl Rig {
     fn work(&mut self) {
         for _ in 0..10_000 {
             if !self.turn() {
+                for generation in &mut self.model {
+                    if generation.packed == Some(Packed::Scanned) {
+                        generation.packed = Some(Packed::LookedInto);
+                        generation.known |= generation.seen && !generation.content.is_empty();
+                        generation.written = false;
+                    }
+                }
                 return;
             }
         }
@@ -438,6 +460,14 @@ impl Rig {
             let had = self.had[file];
             for generation in self.rotated[file].into_iter().flatten() {
                 self.model[generation].seen |= had.is_some_and(|had| had < generation);
+                if let Some(packed) = &mut self.model[generation].packed {
+                    if *packed == Packed::Made {
+                        *packed = Packed::Scanned;
+                    }
+                    if *packed != Packed::LookedInto {
+                        continue;
+                    }
+                }
                 self.model[generation].written = false;
                 let empty = self.model[generation].content.is_empty();
                 self.model[generation].known |= self.model[generation].seen && !empty;
@@ -496,7 +526,11 @@ impl Rig {
         if let Some(second) = second {
             self.model[second].excused |= self.model[second].written;
         }
-        let _ = fs::rename(self.path(file, ".1"), self.path(file, ".2"));
+        for suffix in ["", ".gz"] {
+            let _ = fs::remove_file(self.path(file, &format!(".2{suffix}")));
+            let from = self.path(file, &format!(".1{suffix}"));
+            let _ = fs::rename(from, self.path(file, &format!(".2{suffix}")));
+        }
         self.rotated[file] = [None, first];
     }
 
@@ -586,9 +620,21 @@ impl Rig {
                 let Some(generation) = self.rotated[file][0] else {
                     return;
                 };
-                if !self.model[generation].copied {
+                if !self.model[generation].copied && self.model[generation].packed.is_none() {
                     let path = self.path(file, ".1");
                     self.append(generation, &path, 1, false);
+                }
+            }
+            Step::Compress { file } => {
+                let Some(generation) = self.rotated[file][0] else {
+                    return;
+                };
+                if self.model[generation].packed.is_none() {
+                    pack(&self.path(file, ".1"));
+                    // Whoever writes on writes into what is deleted.
+                    let generation = &mut self.model[generation];
+                    generation.packed = Some(Packed::Made);
+                    generation.written |= !generation.seen;
                 }
             }
             Step::Scan => self.scan(),
@@ -717,6 +763,21 @@ impl Rig {
         };
         assert!(delivered.iter().all(|(_, text)| known(text)), "invented");
     }
+}
+
+/// What logrotate does: packs a file, keeps its time, and deletes it when that is done.
+fn pack(path: &Path) {
+    let mut packed = path.as_os_str().to_owned();
+    packed.push(".gz");
+    let modified = fs::metadata(path).and_then(|found| found.modified());
+    let file = fs::File::create(packed).expect("made");
+    let level = flate2::Compression::fast();
+    let mut encoder = flate2::write::GzEncoder::new(&file, level);
+    let content = fs::read(path).expect("read");
+    encoder.write_all(&content).expect("packed");
+    encoder.finish().expect("packed");
+    file.set_modified(modified.expect("a time")).expect("set");
+    fs::remove_file(path).expect("deleted");
 }
 
 fn fails(format: Format, steps: &[Step]) -> bool {

@@ -86,6 +86,18 @@ impl Examination {
     }
 }
 
+impl Tailed {
+    /// Whether its open file begins with these bytes now, whatever it held before.
+    fn holds_now(&self, head: &[u8]) -> bool {
+        let plain = |reader: &&Reader| reader.archive().is_none();
+        let Some(reader) = self.reader.as_ref().filter(plain) else {
+            return false;
+        };
+        let first = super::identity::first_bytes(reader.file());
+        first.is_ok_and(|first| !first.is_empty() && head.starts_with(&first))
+    }
+}
+
 /// Whether the first bytes of a file are those that `proof` is of.
 fn begins(head: &[u8], proof: &Proof) -> bool {
     let len = usize::try_from(proof.len).unwrap_or(usize::MAX);
@@ -215,6 +227,9 @@ impl Tail {
                     && begins(head, &identity.head)
                 {
                     add(*id, file.batched);
+                } else if file.holds_now(head) {
+                    // It was written anew, and that was not noticed yet.
+                    add(*id, Mark::default());
                 }
             }
             for record in self.known.begun_like(&path, head) {

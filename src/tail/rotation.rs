@@ -180,14 +180,24 @@ impl Tail {
         }
     }
 
-    /// Whether a file under a rotation name was looked into and has nothing that is wanted.
-    pub(super) fn is_done_with(&self, found: &Found) -> bool {
+    /// Whether a file under a rotation name is the copy of a live one that is held open; takes note
+    /// of the name that it has now.
+    pub(super) fn follow_copy(&mut self, found: &Found) -> bool {
         let base = found.rotated_from.as_ref();
         let live = base.and_then(|base| self.by_link.get(base));
-        let copy = live.and_then(|id| self.files.get(id)?.copy.as_ref());
-        copy.is_some_and(|(copy, _)| (copy.inode, copy.version()) == (found.inode, found.version()))
-            || self.is_left_alone(found)
-            || self.is_met(found)
+        let copy = live.and_then(|id| self.files.get_mut(id)?.copy.as_mut());
+        match copy {
+            Some((copy, _)) if (copy.inode, copy.version()) == (found.inode, found.version()) => {
+                *copy = found.clone();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a file under a rotation name was looked into and has nothing that is wanted.
+    pub(super) fn is_done_with(&self, found: &Found) -> bool {
+        self.is_left_alone(found) || self.is_met(found)
     }
 
     fn is_left_alone(&self, found: &Found) -> bool {
