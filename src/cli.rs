@@ -3,6 +3,7 @@
 mod access;
 mod check;
 mod page;
+mod preview;
 mod run;
 mod status;
 
@@ -40,15 +41,10 @@ struct Common {
     /// How log lines on stderr look.
     #[arg(long, global = true, value_enum, default_value = "text")]
     log_format: LogFormat,
-    /// error, warn, info, debug, trace, or a list of target=level.
-    #[arg(
-        long,
-        global = true,
-        value_name = "LEVEL",
-        env = "FANTAIL_LOG",
-        default_value = "info"
-    )]
-    log_level: String,
+    /// error, warn, info, debug, trace, or a list of target=level [default: info; warn for commands
+    /// that are not `run`].
+    #[arg(long, global = true, value_name = "LEVEL", env = "FANTAIL_LOG")]
+    log_level: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -66,6 +62,9 @@ enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// Shows what would be published, without a broker and without touching state.
+    #[command(after_help = preview::EXAMPLES)]
+    Preview(preview::Arguments),
     /// Asks the running agent how it is.
     #[command(after_help = status::EXAMPLES)]
     Status(status::Arguments),
@@ -76,16 +75,22 @@ enum Command {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let common = &arguments.common;
-    let recent = match telemetry::init(common.log_format, &common.log_level) {
+    let default = match &arguments.command {
+        Command::Run => "info",
+        _ => "warn",
+    };
+    let level = common.log_level.as_deref().unwrap_or(default);
+    let recent = match telemetry::init(common.log_format, level) {
         Ok(recent) => recent,
         Err(error) => {
-            eprintln!("error: --log-level {:?}: {error}", common.log_level);
+            eprintln!("error: --log-level {level:?}: {error}");
             return ExitCode::from(2);
         }
     };
     let done = match &arguments.command {
         Command::Run => run::run(&common.config, recent),
         Command::Check { connect, all } => check::run(&common.config, *connect, *all),
+        Command::Preview(arguments) => preview::run(&common.config, arguments),
         Command::Status(arguments) => status::run(&common.config, arguments),
     };
     match done {

@@ -18,6 +18,7 @@ use crate::amqp::{self, Address, Argument, QueueKind};
 use crate::model::{Coding, Compression, Format};
 use crate::tail::discover::{Pattern, PatternError, Selection};
 use crate::wire::BODY_MAX;
+pub use raw::nearest;
 use raw::{Document, Problem, Spot, Table};
 
 /// How hard bodies are packed, unless the configuration says otherwise.
@@ -659,7 +660,7 @@ fn take_arguments(
             continue;
         };
         let known = arguments::names();
-        let near = raw::nearest(&name.value, known).filter(|near| *near != name.value);
+        let near = nearest(&name.value, known).filter(|near| *near != name.value);
         let advice = match near {
             Some(near) if !arguments::names().any(|known| known == name.value) => {
                 format!("did you mean `{near}`?")

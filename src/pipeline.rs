@@ -1,6 +1,7 @@
 //! The one file that knows every stage: starts them, hands them their neighbours, performs what the
 //! deciders ask for, and takes them down in the order in which the data flows.
 
+pub mod preview;
 mod report;
 
 use std::sync::Arc;

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::connect::failure;
 use super::topology;
 use super::{Attempt, Checked, Command, Event, Failure, FailureKind, Outcome, Settings};
-use crate::wire::{APP_ID, Message};
+use crate::wire::{APP_ID, DELIVERY_MODE, Header, Message};
 
 /// How long a good-bye may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -375,21 +375,13 @@ fn write(
 
 fn properties(message: &Message) -> BasicProperties {
     let mut headers = FieldTable::default();
-    let mut header = |name: &str, value| {
+    for (name, value) in message.headers() {
+        let value = match value {
+            Header::Text(text) => AMQPValue::LongString(text.into()),
+            Header::Integer(number) => integer(number),
+        };
         headers.insert(name.into(), value);
-    };
-    header(
-        "agent",
-        AMQPValue::LongString(message.agent.as_str().into()),
-    );
-    header("host", AMQPValue::LongString((*message.host).into()));
-    header("source", AMQPValue::LongString((*message.source).into()));
-    header("lines", integer(message.lines));
-    header("bytes", integer(message.bytes));
-    header(
-        "ranges",
-        AMQPValue::LongString(message.ranges.as_str().into()),
-    );
+    }
     let properties = match message.content_encoding {
         Some(coding) => BasicProperties::default().with_content_encoding(coding.into()),
         None => BasicProperties::default(),
@@ -397,7 +389,7 @@ fn properties(message: &Message) -> BasicProperties {
     properties
         .with_content_type(message.content_type.into())
         .with_headers(headers)
-        .with_delivery_mode(2)
+        .with_delivery_mode(DELIVERY_MODE)
         .with_message_id(message.message_id.to_string().into())
         .with_timestamp(message.timestamp)
         .with_type(message.kind.into())

@@ -22,13 +22,15 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     (
         "pipeline",
         &[
-            "amqp", "config", "lane", "publish", "relay", "state", "status", "tail",
+            "amqp", "batch", "config", "lane", "publish", "relay", "state", "status", "tail",
         ],
     ),
     ("daemon", &["config", "pipeline", "state", "status"]),
     (
         "cli",
-        &["amqp", "config", "daemon", "state", "status", "tail"],
+        &[
+            "amqp", "config", "daemon", "pipeline", "state", "status", "tail",
+        ],
     ),
     ("model", &[]),
     ("wire", &[]),

@@ -17,6 +17,7 @@ mod delivery_test;
 mod formats_test;
 mod layers_test;
 mod oracle_test;
+mod preview_test;
 mod rotation_test;
 mod status_test;
 #[allow(
