@@ -128,6 +128,25 @@ pub fn read_full_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<u
     Ok(filled)
 }
 
+/// Reads a small regular file whole. Follows links; never blocks on a FIFO.
+///
+/// # Errors
+/// As `open(2)` and `read(2)`; the file is not a regular one, or longer than `bytes_max`.
+pub fn read_small(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
+    let reading = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::openat(CWD, path, reading, Mode::empty())?);
+    if !status(&file)?.regular {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut bytes = vec![0; bytes_max + 1];
+    let len = read_full_at(&file, &mut bytes, 0)?;
+    if len > bytes_max {
+        return Err(io::Error::other(format!("longer than {bytes_max} bytes")));
+    }
+    bytes.truncate(len);
+    Ok(bytes)
+}
+
 /// Raises the soft limit of open files to the hard one. Returns the limit in force, or nothing
 /// where there is none.
 pub fn raise_open_files_limit() -> Option<u64> {

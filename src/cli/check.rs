@@ -205,6 +205,7 @@ fn brokers(asked: &[Asked], page: &mut Page) {
         let text = escaped(&refusal.text);
         let told = match refusal.kind {
             RefusalKind::Unreachable => format!("cannot be used: {text}"),
+            RefusalKind::Password => format!("no password to log in with: {text}"),
             RefusalKind::Login => format!("{product} refuses the login: {text}"),
             RefusalKind::NoVirtualHost => format!("{product} has no such virtual host: {text}"),
         };
@@ -338,6 +339,9 @@ fn judge(examination: &Examination, topology: &Topology) -> Result<(), Failure> 
     };
     if refused(RefusalKind::Login) {
         return Err(failure(77, "a login was refused"));
+    }
+    if refused(RefusalKind::Password) {
+        return Err(failure(77, "the password file cannot be used"));
     }
     let Some(found) = &examination.found else {
         return Err(if refused(RefusalKind::NoVirtualHost) {

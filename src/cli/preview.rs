@@ -367,8 +367,8 @@ fn message(
         None => String::new(),
     };
     field(4, "body", &format!("{}{packed}", bytes(message.bytes)));
-    let mut shown = 0;
-    for line in body.split_inclusive(|byte| *byte == b'\n') {
+    let lines = body.split_inclusive(|byte| *byte == b'\n');
+    for (shown, line) in (0_u64..).zip(lines) {
         if shown == lines_max {
             let rest = message.lines.saturating_sub(shown);
             let rest = format!("      … and {rest} more (--all shows them)");
@@ -377,7 +377,6 @@ fn message(
         }
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         page.line(Tone::Plain, &format!("      {}", shown_bytes(line)));
-        shown += 1;
     }
     true
 }
