@@ -2,6 +2,7 @@
 
 mod access;
 mod check;
+mod generate;
 mod page;
 mod preview;
 mod run;
@@ -10,7 +11,7 @@ mod status;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::ConfigError;
 use crate::daemon::DaemonError;
@@ -68,6 +69,18 @@ enum Command {
     /// Asks the running agent how it is.
     #[command(after_help = status::EXAMPLES)]
     Status(status::Arguments),
+    /// Prints what a shell needs to complete fantail's commands.
+    #[command(after_help = generate::EXAMPLES)]
+    Completions {
+        /// Which shell.
+        shell: generate::Shell,
+    },
+    /// Writes the man pages.
+    #[command(hide = true)]
+    Man {
+        /// Directory for them.
+        directory: PathBuf,
+    },
 }
 
 /// Runs the command that the arguments name.
@@ -92,6 +105,8 @@ pub fn main() -> ExitCode {
         Command::Check { connect, all } => check::run(&common.config, *connect, *all),
         Command::Preview(arguments) => preview::run(&common.config, arguments),
         Command::Status(arguments) => status::run(&common.config, arguments),
+        Command::Completions { shell } => generate::completions(Arguments::command(), *shell),
+        Command::Man { directory } => generate::man(Arguments::command(), directory),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
