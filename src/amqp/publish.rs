@@ -274,11 +274,12 @@ impl<'a> Session<'a> {
         let compare = !self.compared;
         let unbound = self.unbound.clone();
         Box::pin(async move {
-            let (checked, seen) = topology::check(&connection, &topology, &unbound).await?;
+            let (checked, mut seen) = topology::check(&connection, &topology, &unbound).await?;
             if checked != Checked::Good || !compare {
                 return Ok(Answer::Checked(checked, seen, Vec::new()));
             }
-            let comparison = topology::compare_and_bind(&connection, &topology, &unbound).await?;
+            let comparison =
+                topology::compare_and_bind(&connection, &topology, &unbound, &mut seen).await?;
             for doubt in comparison.doubtful {
                 tracing::warn!(reason = doubt, "whether a queue is bound is not known");
             }
@@ -309,7 +310,11 @@ impl<'a> Session<'a> {
                 self.tell(Event::Seen(seen));
                 self.tell(Event::Checked(checked));
             }
-            Answer::Made(made) => self.tell(Event::Made(made)),
+            Answer::Made(made) => {
+                // Something else may stand where something was missing.
+                self.compared = false;
+                self.tell(Event::Made(made));
+            }
         }
     }
 
