@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Component, Path};
 
@@ -60,6 +60,15 @@ pub fn status(file: &File) -> io::Result<FileStatus> {
         owner: stat.stx_uid,
         regular: FileType::from_raw_mode(stat.stx_mode.into()) == FileType::RegularFile,
     })
+}
+
+/// Device and inode number of whatever is open.
+///
+/// # Errors
+/// As `fstat(2)`.
+pub fn inode(file: &impl AsFd) -> io::Result<(u64, u64)> {
+    let stat = rustix::fs::fstat(file)?;
+    Ok((stat.st_dev, stat.st_ino))
 }
 
 /// Opens the file at `below`, a relative path, for reading. `fixed` may hold symbolic links, since

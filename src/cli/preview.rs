@@ -13,6 +13,7 @@ use super::access::{self, User};
 use super::page::{Page, Tone, bytes, counted, escaped, shown, shown_bytes};
 use crate::config::{self, Config};
 use crate::pipeline::preview::{Left, Previewed, Request, preview};
+use crate::sys;
 use crate::tail::discover::{self, Found, Memory, Pattern, Scan, Selection};
 use crate::wire::Header;
 
@@ -70,6 +71,7 @@ pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
             arguments.lines
         },
         bytes_max: if arguments.all { u64::MAX } else { BYTES_MAX },
+        output: sys::inode(&io::stdout()).ok(),
         failed: 0,
     };
     eprintln!(
@@ -122,6 +124,8 @@ struct Preview<'a> {
     /// Of each file.
     lines_max: u64,
     bytes_max: u64,
+    /// Device and inode number of stdout: a preview of itself would never end.
+    output: Option<(u64, u64)>,
     /// Files that could not be read.
     failed: usize,
 }
@@ -224,6 +228,10 @@ impl Preview<'_> {
     fn file(&mut self, request: Request) -> Result<bool, Failure> {
         let path = request.found.path.clone();
         let source = &self.config.sources[request.found.source];
+        if self.output == Some(request.found.inode) {
+            self.refuse(&path, "this preview is written into it");
+            return Ok(true);
+        }
         if let Err(error) = access::size(&request.found) {
             let reason = access::why_not(&path, &error, &self.user);
             self.refuse(&path, &reason);

@@ -88,7 +88,8 @@ fn a_password_file_is_waited_for_read_at_every_connect_and_never_shown() {
     // Not there yet: as after a refused login, the next attempt comes after 15 to 30 s.
     fs::remove_file(&file).unwrap();
     let mut agent = agent;
-    agent.start();
+    // What the library has to say is not shown, whatever is asked for.
+    agent.start_with(&["--log-level", "trace,lapin=trace,amq_protocol_tcp=trace"]);
     agent.wait_for_log("amqp\\\": No such file", MINUTE);
     let status = agent.wait_for_status("why there is no connection", |status| {
         status["broker"]["state"] == "down"

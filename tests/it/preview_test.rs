@@ -252,6 +252,28 @@ fn a_reader_who_leaves_ends_it_quietly() {
 }
 
 #[test]
+fn a_preview_that_is_written_among_the_logs_does_not_show_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let logs = logs(&directory);
+    append(&logs.join("a.log"), b"one\n");
+    let config = Config::new(NOWHERE).source("app", &logs.join("*.log"));
+    let agent = Agent::new(directory.path(), config);
+    let output = logs.join("b.log");
+    let status = Command::new(env!("CARGO_BIN_EXE_fantail"))
+        .args(["preview", "--all", "--config"])
+        .arg(agent.config_path())
+        .env_remove("FANTAIL_LOG")
+        .stdin(Stdio::null())
+        .stdout(File::create(&output).unwrap())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(1));
+    let shown = fs::read_to_string(output).unwrap();
+    assert_eq!(shown.matches("(source app)").count(), 1, "{shown}");
+}
+
+#[test]
 fn a_source_limits_what_is_shown_and_takes_files_that_it_does_not_match() {
     let directory = tempfile::tempdir().unwrap();
     let logs = logs(&directory);

@@ -119,7 +119,7 @@ fn a_user_who_may_only_write_ships_to_what_others_have_made() {
     .append(&queue("write-only.a", "type = \"classic\""))
     .append(&queue("write-only.b", "type = \"classic\""));
     let mut agent = Agent::new(directory.path(), config);
-    agent.start();
+    agent.start_with(&["--log-level", "trace,lapin=trace,amq_protocol_tcp=trace"]);
     wait_until_confirmed(&agent, content.len());
     for queue in ["write-only.a", "write-only.b"] {
         assert_eq!(amqp.message_count(queue), Some(1));
