@@ -111,7 +111,7 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{}", failure.text);
+            page::say(&failure.text);
             ExitCode::from(failure.code)
         }
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::Failure;
 use super::access::{self, User};
-use super::page::{Page, Row, Tone, bytes, counted, escaped, shown};
+use super::page::{Page, Row, Tone, bytes, counted, escaped, say, shown};
 use crate::amqp::arguments::limited_by_default;
 use crate::amqp::examine::{Asked, Examination, Found, RefusalKind, State, examine};
 use crate::amqp::{Queue, QueueKind, Topology};
@@ -30,7 +30,7 @@ const SHOWN_MAX: usize = 10;
 pub(super) fn run(path: &Path, connect: bool, all: bool) -> Result<(), Failure> {
     let config = config::load(path)?;
     for warning in &config.warnings {
-        eprint!("{warning}");
+        say(&warning.to_string());
     }
     let mut page = Page::new();
     page.line(
@@ -321,11 +321,11 @@ fn warn_of_delivery_limit(topology: &Topology, product: Option<&str>) {
         return;
     }
     let (names, pattern) = (escaped(&names.join(", ")), escaped(&names.join("|")));
-    eprintln!(
+    say(&format!(
         "warning: RabbitMQ 4 drops a message of a quorum queue ({names}) that consumers returned 20 \
          times, unless a policy says otherwise:\n  rabbitmqctl set_policy --apply-to quorum_queues \
          fantail '^({pattern})$' '{{\"delivery-limit\": -1}}'"
-    );
+    ));
 }
 
 /// What it all means to a script. A refusal weighs more than a difference: it hides others.

@@ -118,6 +118,11 @@ impl Page {
     }
 }
 
+/// A line on stderr, or several. That nobody may listen is no error.
+pub(super) fn say(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{}", text.trim_end());
+}
+
 /// A path as it may be printed.
 pub(super) fn shown(path: &Path) -> String {
     shown_bytes(path.as_os_str().as_encoded_bytes())

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::Failure;
 use super::access::{self, User};
-use super::page::{Page, Tone, bytes, counted, escaped, shown, shown_bytes};
+use super::page::{Page, Tone, bytes, counted, escaped, say, shown, shown_bytes};
 use crate::config::{self, Config};
 use crate::pipeline::preview::{Left, Previewed, Request, preview};
 use crate::sys;
@@ -23,6 +23,7 @@ Examples:
   fantail preview --source app --lines 3
   fantail preview --source app /tmp/sample.log     as if that file belonged to source app
   fantail preview --config ./new.toml --all | less
+  sudo -u fantail fantail preview      as the daemon's user, who may read less than root
 
 Reads files from their beginning, as the daemon does that finds them for the first time. Nothing is
 published, and nothing is written anywhere. The ids of agent, files and messages are made up.
@@ -55,7 +56,7 @@ pub(super) struct Arguments {
 pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
     let config = config::load(path)?;
     for warning in &config.warnings {
-        eprint!("{warning}");
+        say(&warning.to_string());
     }
     let only = match &arguments.source {
         Some(name) => Some(source_named(&config, name)?),
@@ -74,9 +75,7 @@ pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
         output: sys::inode(&io::stdout()).ok(),
         failed: 0,
     };
-    eprintln!(
-        "note: nothing is published or written; agent, file and message ids are made up here"
-    );
+    say("note: nothing is published or written; agent, file and message ids are made up here");
     let requests = if arguments.files.is_empty() {
         preview.matching(only)
     } else {
@@ -136,7 +135,7 @@ impl Preview<'_> {
         let wanted = |source: usize| only.is_none_or(|only| only == source);
         let (scan, memory) = self.scan();
         if self.config.sources.is_empty() {
-            eprintln!("note: no [[source]] is configured: fantail would run idle");
+            say("note: no [[source]] is configured: fantail would run idle");
         }
         for (index, source) in self.config.sources.iter().enumerate() {
             let name = escaped(&source.name);
@@ -145,18 +144,20 @@ impl Preview<'_> {
                 continue;
             }
             if files.count() == 0 {
-                eprintln!("note: no file matches source {name} now");
+                say(&format!("note: no file matches source {name} now"));
             } else if source.from_end {
-                eprintln!(
+                say(&format!(
                     "note: source {name} has read_from = \"end\", so that the first start passes \
                      over what is there; name a FILE to see its lines"
-                );
+                ));
             }
         }
         let passed_over = memory.notices().passed_over().len();
         if passed_over > 0 {
             let paths = counted(passed_over, "path");
-            eprintln!("note: {paths} passed over; fantail check says why");
+            say(&format!(
+                "note: {paths} passed over; fantail check says why"
+            ));
         }
         let found = scan.found.into_iter().filter(|found| wanted(found.source));
         found.map(|found| self.request(found, true)).collect()
@@ -210,7 +211,9 @@ impl Preview<'_> {
                 (None, None) => {
                     let first = escaped(&self.config.sources[0].name);
                     let path = shown(&path);
-                    eprintln!("note: no source matches {path}; shown as of source {first}");
+                    say(&format!(
+                        "note: no source matches {path}; shown as of source {first}"
+                    ));
                     0
                 }
             };
@@ -220,7 +223,7 @@ impl Preview<'_> {
     }
 
     fn refuse(&mut self, path: &Path, reason: &str) {
-        eprintln!("error: {}: {}", shown(path), escaped(reason));
+        say(&format!("error: {}: {}", shown(path), escaped(reason)));
         self.failed += 1;
     }
 
@@ -275,19 +278,21 @@ impl Preview<'_> {
         let at = shown(path);
         match left {
             Left::Read { unfinished: 0 } if messages == 0 => {
-                eprintln!("note: {at}: nothing would be published of it");
+                say(&format!("note: {at}: nothing would be published of it"));
             }
             Left::Read { unfinished: 0 } => {}
-            Left::Read { unfinished } => eprintln!(
+            Left::Read { unfinished } => say(&format!(
                 "note: {at}: the last line has no line end yet ({}); it is published once it has",
                 bytes(unfinished)
-            ),
-            Left::Enough => eprintln!("note: {at}: there is more (--all shows everything)"),
-            Left::TooLong(read) => eprintln!(
+            )),
+            Left::Enough => say(&format!(
+                "note: {at}: there is more (--all shows everything)"
+            )),
+            Left::TooLong(read) => say(&format!(
                 "note: {at}: stopped after {} with fewer lines than asked for (--all shows \
                  everything)",
                 bytes(read)
-            ),
+            )),
             Left::Unreadable => self.refuse(path, "could not be read to its end"),
         }
     }

@@ -249,6 +249,18 @@ fn a_reader_who_leaves_ends_it_quietly() {
     assert_eq!(ended.status.code(), Some(0));
     let told = err(&ended);
     assert_eq!(told.lines().count(), 1, "{told}");
+
+    // Also one who listened to stderr.
+    let piped = Command::new("bash")
+        .args([
+            "-c",
+            "set -o pipefail; \"$0\" preview --config \"$1\" nowhere 2>&1 | true",
+        ])
+        .arg(env!("CARGO_BIN_EXE_fantail"))
+        .arg(agent.config_path())
+        .status()
+        .unwrap();
+    assert_eq!(piped.code(), Some(1));
 }
 
 #[test]
