@@ -6,23 +6,27 @@ pub mod arguments;
 pub mod connect;
 pub mod examine;
 mod greeting;
+mod password;
 mod publish;
 mod topology;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use crate::wire::Message;
-pub use connect::{Address, NotAnAddress};
+pub use connect::{Address, Login, NotAnAddress};
 
 /// Where and how to connect, and what must be there.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Brokers, tried in turn.
     pub addresses: Vec<Address>,
+    /// Holds the password of every address's user; otherwise the addresses do.
+    pub password_file: Option<PathBuf>,
     /// Shown in the broker's lists.
     pub connection_name: String,
     /// Time that a connection may take to come about.
@@ -193,6 +197,8 @@ pub struct Failure {
 pub enum FailureKind {
     /// Login refused: further attempts are slow, because accounts get locked.
     Login,
+    /// There is no password to log in with: the same pace.
+    Password,
     /// The broker does not let this user do what was tried.
     Access,
     /// Anything else.

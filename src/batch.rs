@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use compress::Compressor;
+pub use compress::{Compressor, unpack};
 
 use crate::model::credit::Permit;
 use crate::model::{Batch, Coding, Epoch, FileId, Format, LogPath, Proof, Range, Skipped};

@@ -2,14 +2,16 @@
 
 mod access;
 mod check;
+mod generate;
 mod page;
+mod preview;
 mod run;
 mod status;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::ConfigError;
 use crate::daemon::DaemonError;
@@ -40,15 +42,10 @@ struct Common {
     /// How log lines on stderr look.
     #[arg(long, global = true, value_enum, default_value = "text")]
     log_format: LogFormat,
-    /// error, warn, info, debug, trace, or a list of target=level.
-    #[arg(
-        long,
-        global = true,
-        value_name = "LEVEL",
-        env = "FANTAIL_LOG",
-        default_value = "info"
-    )]
-    log_level: String,
+    /// error, warn, info, debug, trace, or a list of target=level [default: info; warn for commands
+    /// that are not `run`].
+    #[arg(long, global = true, value_name = "LEVEL", env = "FANTAIL_LOG")]
+    log_level: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -66,9 +63,24 @@ enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// Shows what would be published, without a broker and without touching state.
+    #[command(after_help = preview::EXAMPLES)]
+    Preview(preview::Arguments),
     /// Asks the running agent how it is.
     #[command(after_help = status::EXAMPLES)]
     Status(status::Arguments),
+    /// Prints what a shell needs to complete fantail's commands.
+    #[command(after_help = generate::EXAMPLES)]
+    Completions {
+        /// Which shell.
+        shell: generate::Shell,
+    },
+    /// Writes the man pages.
+    #[command(hide = true)]
+    Man {
+        /// Directory for them.
+        directory: PathBuf,
+    },
 }
 
 /// Runs the command that the arguments name.
@@ -76,22 +88,30 @@ enum Command {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let common = &arguments.common;
-    let recent = match telemetry::init(common.log_format, &common.log_level) {
+    let default = match &arguments.command {
+        Command::Run => "info",
+        _ => "warn",
+    };
+    let level = common.log_level.as_deref().unwrap_or(default);
+    let recent = match telemetry::init(common.log_format, level) {
         Ok(recent) => recent,
         Err(error) => {
-            eprintln!("error: --log-level {:?}: {error}", common.log_level);
+            eprintln!("error: --log-level {level:?}: {error}");
             return ExitCode::from(2);
         }
     };
     let done = match &arguments.command {
         Command::Run => run::run(&common.config, recent),
         Command::Check { connect, all } => check::run(&common.config, *connect, *all),
+        Command::Preview(arguments) => preview::run(&common.config, arguments),
         Command::Status(arguments) => status::run(&common.config, arguments),
+        Command::Completions { shell } => generate::completions(Arguments::command(), *shell),
+        Command::Man { directory } => generate::man(Arguments::command(), directory),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{}", failure.text);
+            page::say(&failure.text);
             ExitCode::from(failure.code)
         }
     }

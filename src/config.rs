@@ -8,6 +8,7 @@ mod shipped;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +16,12 @@ use std::time::Duration;
 use crate::amqp::arguments::{self, grows_without_end, judge};
 use jiff::Timestamp;
 
-use crate::amqp::{self, Address, Argument, QueueKind};
+use crate::amqp::{self, Address, Argument, Login, QueueKind};
 use crate::lines::Splitter;
 use crate::model::{Coding, Compression, Format};
 use crate::tail::discover::{Pattern, PatternError, Selection};
 use crate::wire::BODY_MAX;
+pub use raw::nearest;
 use raw::{Document, Problem, Spot, Table};
 
 /// How hard bodies are packed, unless the configuration says otherwise.
@@ -500,7 +502,8 @@ fn broker(
     table: &mut Table<'_>,
     problems: &mut Vec<Problem>,
 ) -> Option<(amqp::Settings, Duration, usize)> {
-    let addresses = addresses(table, problems);
+    let password_file = password_file(table, problems);
+    let addresses = addresses(table, password_file.is_some(), problems);
     let exchange = match table.string("exchange", problems) {
         Some(spot) => {
             check_name(&spot, problems);
@@ -541,6 +544,7 @@ fn broker(
     }
     let settings = amqp::Settings {
         addresses,
+        password_file,
         connection_name: String::new(),
         connect_timeout,
         heartbeat,
@@ -558,7 +562,34 @@ fn broker(
     ))
 }
 
-fn addresses(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> Vec<Address> {
+/// The path; what is at it now is only looked at for a warning, since it is read at every connect.
+fn password_file(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> Option<PathBuf> {
+    let spot = table.string("password_file", problems)?;
+    if spot.value.is_empty() {
+        return None;
+    }
+    let path = PathBuf::from(&spot.value);
+    let doubt = match std::fs::metadata(&path) {
+        Ok(metadata) if metadata.mode() & 0o006 == 0 => None,
+        Ok(metadata) => {
+            let mode = metadata.mode() & 0o777;
+            let text = format!("every user of this host can read or change it (mode {mode:04o})");
+            let advice = format!("chmod o= {}", spot.value);
+            Some((text, Some(advice)))
+        }
+        Err(error) => Some((format!("not there to be read now: {error}"), None)),
+    };
+    if let Some((text, advice)) = doubt {
+        problems.push(spot.problem(text).advise(advice).as_warning());
+    }
+    Some(path)
+}
+
+fn addresses(
+    table: &mut Table<'_>,
+    password_file: bool,
+    problems: &mut Vec<Problem>,
+) -> Vec<Address> {
     let default = "amqp://guest:guest@localhost:5672/%2f";
     let Some(urls) = table.strings("urls", problems) else {
         return default.parse().into_iter().collect();
@@ -568,8 +599,11 @@ fn addresses(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> Vec<Address>
         let problem = table.problem_of("urls", text.to_owned());
         problems.push(problem.advise(format!("for example urls = [\"{default}\"]")));
     }
-    let parse = |spot: &Spot<String>| match spot.value.parse() {
-        Ok(address) => Some(address),
+    let parse = |spot: &Spot<String>| match spot.value.parse::<Address>() {
+        Ok(address) => {
+            problems.extend(wrong_login(spot, address.login(), password_file));
+            Some(address)
+        }
         Err(error) => {
             // Its line is not shown: it may hold a password.
             let problem = spot.secret_problem(format!("not a broker's address: {error}"));
@@ -581,6 +615,27 @@ fn addresses(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> Vec<Address>
         }
     };
     urls.iter().filter_map(parse).collect()
+}
+
+/// One password for each user, from one place.
+fn wrong_login(spot: &Spot<String>, login: Login, password_file: bool) -> Option<Problem> {
+    let (text, advice) = match (login, password_file) {
+        (Login::UserAndPassword, true) => (
+            "a password beside `password_file`",
+            "leave it out here: amqp://USER@HOST:PORT/VHOST",
+        ),
+        (Login::User, false) => (
+            "a user without a password",
+            "write amqp://USER:PASSWORD@HOST:PORT/VHOST, or set `password_file`",
+        ),
+        (Login::Default | Login::User, true) | (Login::Default | Login::UserAndPassword, false) => {
+            return None;
+        }
+    };
+    Some(
+        spot.secret_problem(text.to_owned())
+            .advise(advice.to_owned()),
+    )
 }
 
 const KINDS: &[(&str, QueueKind)] = &[
@@ -682,7 +737,7 @@ fn take_arguments(
             continue;
         };
         let known = arguments::names();
-        let near = raw::nearest(&name.value, known).filter(|near| *near != name.value);
+        let near = nearest(&name.value, known).filter(|near| *near != name.value);
         let advice = match near {
             Some(near) if !arguments::names().any(|known| known == name.value) => {
                 format!("did you mean `{near}`?")
@@ -752,6 +807,7 @@ fn within(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     pub(super) fn load_text(text: &str) -> Result<Config, String> {
         let directory = tempfile::tempdir().expect("a directory");
@@ -911,6 +967,47 @@ mod tests {
             load_text("[broker]\nurls = [\"amqp://u:s3cret@h:port\"]\n").expect_err("invalid");
         assert!(told.contains("fantail.toml:2:9"), "{told}");
         assert!(!told.contains("s3cret"), "{told}");
+    }
+
+    #[test]
+    fn a_password_file_stands_for_the_passwords_of_all_addresses() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("password");
+        std::fs::write(&path, "s3cret").expect("written");
+        let mode = |mode| {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&path, permissions).expect("set");
+        };
+        let broker = |lines: &str| {
+            let path = path.display();
+            load_text(&format!("[broker]\npassword_file = \"{path}\"\n{lines}\n"))
+        };
+        mode(0o640);
+        let config = broker("urls = [\"amqp://me@a\", \"amqp://b\"]").expect("valid");
+        assert_eq!(config.broker.password_file, Some(path.clone()));
+        assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+        mode(0o644);
+        let warnings = broker("").expect("valid").warnings;
+        assert!(
+            warnings[0].to_string().contains("(mode 0644)"),
+            "{warnings:?}"
+        );
+        std::fs::remove_file(&path).expect("removed");
+        let warnings = broker("").expect("valid").warnings;
+        assert!(
+            warnings[0].to_string().contains("No such file"),
+            "{warnings:?}"
+        );
+
+        let told = broker("urls = [\"amqp://me:s3cret@a\"]").expect_err("two passwords");
+        assert!(
+            told.contains("fantail.toml:3:9: a password beside"),
+            "{told}"
+        );
+        let told = load_text("[broker]\nurls = [\"amqp://me@a\"]\n").expect_err("none");
+        assert!(told.contains("a user without a password"), "{told}");
+        let empty = load_text("[broker]\npassword_file = \"\"\n").expect("valid");
+        assert_eq!(empty.broker.password_file, None);
     }
 
     #[test]

@@ -50,6 +50,9 @@ pub fn run(config: &Config, recent: Recent) -> Result<(), DaemonError> {
         open_files_max = limit,
         "starting"
     );
+    for warning in &config.warnings {
+        warn!(warning = warning.in_one_line(), "doubtful configuration");
+    }
     if config.sources.is_empty() {
         warn!("no [[source]] is configured; running idle");
     }

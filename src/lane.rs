@@ -28,7 +28,7 @@ use groups::Groups;
 /// Bytes that one file is read before the next one has its turn.
 const QUANTUM: usize = 256 * 1024;
 /// While fewer messages than this are unacknowledged, a batch need not be full to be closed.
-const FEW_UNACKNOWLEDGED: usize = 4;
+pub(crate) const FEW_UNACKNOWLEDGED: usize = 4;
 /// What a message takes of the window beside its body.
 const MESSAGE_OVERHEAD: usize = 1024;
 
@@ -211,6 +211,20 @@ impl<S: Fn(Output)> Lane<S> {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
+    }
+
+    /// Takes one input, for whoever drives the lane without [`Lane::run`].
+    pub fn input(&mut self, input: Input, now: Instant) {
+        self.take(input, now);
+        self.tell();
+    }
+
+    /// Does one quantum of work, for whoever drives the lane without [`Lane::run`]. Whether there
+    /// was any.
+    pub fn step(&mut self, now: Instant) -> bool {
+        let worked = self.turn(now);
+        self.tell();
+        worked
     }
 
     /// Hands over what has gathered.

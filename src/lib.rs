@@ -17,6 +17,7 @@ pub mod daemon;
 pub mod pipeline;
 
 pub mod model;
+pub mod secret;
 pub mod status;
 pub mod sys;
 pub mod telemetry;

@@ -1,8 +1,10 @@
 //! The one file that knows every stage: starts them, hands them their neighbours, performs what the
 //! deciders ask for, and takes them down in the order in which the data flows.
 
+pub mod preview;
 mod report;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
@@ -79,6 +81,10 @@ struct Pipeline {
     ended: UnboundedReceiver<&'static str>,
     blocked: bool,
     failure: Option<String>,
+    /// Queues that are not required,
+    optional: HashSet<Arc<str>>,
+    /// and those of them that were told to be absent.
+    absent: HashSet<Arc<str>>,
     credit: Credit,
     questions: Questions,
     memory: report::Memory,
@@ -189,6 +195,8 @@ impl Pipeline {
             ended,
             blocked: false,
             failure: None,
+            optional: optional(config),
+            absent: HashSet::new(),
             credit,
             questions: watch.questions,
             memory: told,
@@ -334,7 +342,8 @@ impl Pipeline {
         self.memory.link(&event);
         match event {
             // What nothing hangs on but what is told of it.
-            amqp::Event::Connecting { .. } | amqp::Event::Seen(_) => {}
+            amqp::Event::Connecting { .. } => {}
+            amqp::Event::Seen(seen) => self.seen(&seen),
             amqp::Event::Connected { address } => {
                 info!(address, "connected to the broker");
                 self.failure = None;
@@ -386,6 +395,20 @@ impl Pipeline {
                     difference,
                     "a queue is not as configured; publishing goes on"
                 );
+            }
+        }
+    }
+
+    /// Of queues that are required the relay tells.
+    fn seen(&mut self, seen: &[(Arc<str>, bool)]) {
+        for (queue, present) in seen
+            .iter()
+            .filter(|(queue, _)| self.optional.contains(queue))
+        {
+            if *present && self.absent.remove(queue) {
+                info!(%queue, "a queue that is not required is there");
+            } else if !present && self.absent.insert(Arc::clone(queue)) {
+                warn!(%queue, "a queue that is not required is absent; publishing goes on");
             }
         }
     }
@@ -454,7 +477,10 @@ async fn sleep_until(deadline: Option<Instant>) {
 fn tell(notice: &Notice) {
     match notice {
         Notice::TopologyGood => info!("exchange and queues are there"),
-        Notice::TopologyBad(what) => warn!(
+        Notice::TopologyMissing(what) => {
+            warn!(what, "exchange or queues are missing; making them");
+        }
+        Notice::TopologyBad(what) => error!(
             what,
             "exchange and queues are not as they must be; nothing is published"
         ),
@@ -491,6 +517,12 @@ fn tail(config: &Config, loaded: Loaded) -> Tail {
     };
     let sources = config.sources.iter().map(source).collect();
     Tail::new(Arc::clone(&config.host), sources, loaded.files)
+}
+
+fn optional(config: &Config) -> HashSet<Arc<str>> {
+    let queues = config.broker.topology.queues.iter();
+    let optional = queues.filter(|queue| !queue.required);
+    optional.map(|queue| Arc::clone(&queue.name)).collect()
 }
 
 fn relay(config: &Config, sender: WireSender) -> Relay {

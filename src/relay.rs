@@ -52,7 +52,9 @@ pub enum Action {
 pub enum Notice {
     /// The topology is good, for the first time or again.
     TopologyGood,
-    /// It is not; nothing is published.
+    /// Something is missing, and is being made.
+    TopologyMissing(String),
+    /// It is not good, and somebody else must put it right; nothing is published until then.
     TopologyBad(String),
     /// A required queue was missing: what was sent since the last good check is sent again.
     SendingAgain {
@@ -281,7 +283,7 @@ impl Relay {
                 let (missing, make) = (missing.clone(), *make);
                 self.send_again(actions);
                 if make {
-                    self.tell_bad(missing, actions);
+                    self.tell_bad(missing, Notice::TopologyMissing, actions);
                     self.make(actions);
                 } else {
                     self.is_bad(missing, now, actions);
@@ -357,13 +359,18 @@ impl Relay {
         self.ledger.check_abandoned();
         self.window.shut();
         self.topology = Topology::Bad(now + self.options.check_interval);
-        self.tell_bad(what, actions);
+        self.tell_bad(what, Notice::TopologyBad, actions);
     }
 
     /// Tells once, however often the same things turn up again.
-    fn tell_bad(&mut self, what: String, actions: &mut Vec<Action>) {
+    fn tell_bad(
+        &mut self,
+        what: String,
+        notice: impl FnOnce(String) -> Notice,
+        actions: &mut Vec<Action>,
+    ) {
         if self.told.insert(what.clone()) {
-            actions.push(Action::Notice(Notice::TopologyBad(what)));
+            actions.push(Action::Notice(notice(what)));
         }
     }
 

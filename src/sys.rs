@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Component, Path};
 
@@ -60,6 +60,15 @@ pub fn status(file: &File) -> io::Result<FileStatus> {
         owner: stat.stx_uid,
         regular: FileType::from_raw_mode(stat.stx_mode.into()) == FileType::RegularFile,
     })
+}
+
+/// Device and inode number of whatever is open.
+///
+/// # Errors
+/// As `fstat(2)`.
+pub fn inode(file: &impl AsFd) -> io::Result<(u64, u64)> {
+    let stat = rustix::fs::fstat(file)?;
+    Ok((stat.st_dev, stat.st_ino))
 }
 
 /// Opens the file at `below`, a relative path, for reading. `fixed` may hold symbolic links, since
@@ -140,6 +149,25 @@ pub fn next_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
         Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(Some(offset)),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Reads a small regular file whole. Follows links; never blocks on a FIFO.
+///
+/// # Errors
+/// As `open(2)` and `read(2)`; the file is not a regular one, or longer than `bytes_max`.
+pub fn read_small(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
+    let reading = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::openat(CWD, path, reading, Mode::empty())?);
+    if !status(&file)?.regular {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut bytes = vec![0; bytes_max + 1];
+    let len = read_full_at(&file, &mut bytes, 0)?;
+    if len > bytes_max {
+        return Err(io::Error::other(format!("longer than {bytes_max} bytes")));
+    }
+    bytes.truncate(len);
+    Ok(bytes)
 }
 
 /// Raises the soft limit of open files to the hard one. Returns the limit in force, or nothing

@@ -29,7 +29,7 @@ use crate::model::{
     Confirmed, Epoch, FileId, FileRecord, Identity, LogPath, Mark, Rewind, Skipped,
 };
 use crate::sys::{self, FileStatus};
-use archive::Archive;
+use archive::{Archive, Content};
 use discover::{Found, Scan};
 use identity::Growth;
 use known::{Known, Paths, Whereabouts};
@@ -114,7 +114,7 @@ pub struct Tailed {
     changed: Instant,
     /// A copy of it that was made while it is still there: what copytruncate does before it
     /// truncates. Held open, lest it be gone when it is needed.
-    copy: Option<(Found, File)>,
+    copy: Option<(Found, Content)>,
     /// Its inode holds other bytes now. The rest may turn up in a copy.
     orphan: Option<Orphan>,
     /// The generation of the same path that is read to its end first.
@@ -214,7 +214,7 @@ impl Tailed {
     #[must_use]
     pub fn is_unpacked(&self) -> bool {
         let archive = self.archive();
-        archive.is_some_and(|archive| archive.len() == Some(self.read_to()))
+        archive.is_some_and(|archive| archive.end() == Some(self.read_to()))
     }
 
     fn read_to(&self) -> u64 {
@@ -862,10 +862,10 @@ impl Tail {
             return;
         };
         file.failure = None;
-        if let Some(reader) = &mut file.reader {
-            if reader.read_to() == reader.line_start() {
-                reader.rest();
-            }
+        if let Some(reader) = &mut file.reader
+            && reader.read_to() == reader.line_start()
+        {
+            reader.rest();
         }
         if file.is_rotated() && !file.drained {
             file.drained = true;

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::filter::{LevelFilter, ParseError, filter_fn};
-use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::filter::{FilterExt, LevelFilter, ParseError, filter_fn};
+use tracing_subscriber::layer::{Context, Filter, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, registry};
@@ -34,8 +34,9 @@ pub enum LogFormat {
 /// # Errors
 /// `level` is neither.
 pub fn init(format: LogFormat, level: &str) -> Result<Recent, ParseError> {
-    // The AMQP library logs whole messages, bodies included, when they are returned.
-    let filter = EnvFilter::builder().parse(format!("lapin=off,{level}"))?;
+    let filter = EnvFilter::builder()
+        .parse(level)?
+        .and(not_the_amqp_library());
     let recent = Recent::default();
     let stderr = tracing_subscriber::fmt::layer()
         .with_target(false)
@@ -52,6 +53,15 @@ pub fn init(format: LogFormat, level: &str) -> Result<Recent, ParseError> {
         }
     }
     Ok(recent)
+}
+
+/// Whatever level is asked for: the library logs whole messages, bodies included, when they are
+/// returned, and frames when it discards them, of which one holds the password.
+fn not_the_amqp_library<S>() -> impl Filter<S> {
+    filter_fn(|metadata| {
+        let of = |library: &str| metadata.target().starts_with(library);
+        !of("lapin") && !of("amq_protocol")
+    })
 }
 
 /// The last warnings and errors of this process.

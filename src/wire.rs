@@ -29,6 +29,9 @@ pub const TYPE_RANGES: &str = "fantail.ranges.v1";
 /// `app_id`.
 pub const APP_ID: &str = concat!("fantail/", env!("CARGO_PKG_VERSION"));
 
+/// `delivery_mode`: persistent.
+pub const DELIVERY_MODE: u8 = 2;
+
 /// What is the same on every message of an agent.
 #[derive(Clone, Debug)]
 pub struct Sender {
@@ -65,6 +68,48 @@ pub struct Message {
     pub ranges: String,
     /// The body.
     pub body: Bytes,
+}
+
+/// The value of a header: stream queues drop whatever else there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Header<'a> {
+    /// A long string.
+    Text(&'a str),
+    /// A 64-bit integer.
+    Integer(u64),
+}
+
+impl Message {
+    /// The headers, in the contract's order.
+    #[must_use]
+    pub fn headers(&self) -> [(&'static str, Header<'_>); 6] {
+        [
+            ("agent", Header::Text(&self.agent)),
+            ("host", Header::Text(&self.host)),
+            ("source", Header::Text(&self.source)),
+            ("lines", Header::Integer(self.lines)),
+            ("bytes", Header::Integer(self.bytes)),
+            ("ranges", Header::Text(&self.ranges)),
+        ]
+    }
+
+    /// The properties beside the headers under the contract's names, in its order, as text.
+    #[must_use]
+    pub fn properties(&self) -> Vec<(&'static str, String)> {
+        let encoding = self.content_encoding.map(str::to_owned);
+        [
+            ("content_type", Some(self.content_type.to_owned())),
+            ("content_encoding", encoding),
+            ("delivery_mode", Some(DELIVERY_MODE.to_string())),
+            ("message_id", Some(self.message_id.to_string())),
+            ("timestamp", Some(self.timestamp.to_string())),
+            ("type", Some(self.kind.to_owned())),
+            ("app_id", Some(APP_ID.to_owned())),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
+    }
 }
 
 impl Sender {

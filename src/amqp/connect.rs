@@ -8,7 +8,8 @@ use std::time::Duration;
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Connection, ConnectionProperties, ErrorKind};
 
-use super::{Failure, FailureKind, Settings};
+use super::{Failure, FailureKind, Settings, password};
+use crate::secret::Secret;
 
 /// The longest silence that is waited out.
 pub(super) const PATIENCE_MAX: Duration = Duration::from_secs(3600);
@@ -20,7 +21,23 @@ const LOGIN_PAUSE_MAX: Duration = Duration::from_secs(300);
 
 /// A broker's address. Prints without its password.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Address(AMQPUri);
+pub struct Address {
+    /// Without a password: the library's type prints it.
+    uri: AMQPUri,
+    password: Secret,
+    login: Login,
+}
+
+/// What an address says about who logs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Login {
+    /// Nothing.
+    Default,
+    /// A user alone.
+    User,
+    /// A user with a password.
+    UserAndPassword,
+}
 
 /// A text that is no address.
 #[derive(Debug, thiserror::Error)]
@@ -43,11 +60,27 @@ impl FromStr for Address {
         if text.contains('?') {
             return Err(NotAnAddress::Parameters);
         }
-        let uri: AMQPUri = text.parse().map_err(without_address)?;
+        let mut uri: AMQPUri = text.parse().map_err(without_address)?;
         if uri.scheme == AMQPScheme::AMQPS {
             return Err(NotAnAddress::Tls);
         }
-        Ok(Self(uri))
+        let password = std::mem::take(&mut uri.authority.userinfo.password);
+        Ok(Self {
+            uri,
+            password: Secret::from(password),
+            login: login(text),
+        })
+    }
+}
+
+/// The library's parser puts defaults where an address says nothing.
+fn login(text: &str) -> Login {
+    let authority = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let authority = authority.split('/').next().unwrap_or_default();
+    match authority.rsplit_once('@') {
+        None => Login::Default,
+        Some((user, _)) if user.contains(':') => Login::UserAndPassword,
+        Some(_) => Login::User,
     }
 }
 
@@ -60,29 +93,35 @@ fn without_address(mut words: String) -> NotAnAddress {
 }
 
 impl Address {
+    /// What it says about who logs in.
+    #[must_use]
+    pub fn login(&self) -> Login {
+        self.login
+    }
+
     /// Where it is; an IPv6 address without its brackets.
     pub(super) fn host_and_port(&self) -> (&str, u16) {
-        let host = self.0.authority.host.trim_matches(['[', ']']);
-        (host, self.0.authority.port)
+        let host = self.uri.authority.host.trim_matches(['[', ']']);
+        (host, self.uri.authority.port)
     }
 
     /// Whether TLS is spoken there.
     pub(super) fn is_encrypted(&self) -> bool {
-        self.0.scheme == AMQPScheme::AMQPS
+        self.uri.scheme == AMQPScheme::AMQPS
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let authority = &self.0.authority;
+        let authority = &self.uri.authority;
         write!(
             f,
             "{}://{}@{}:{}/{}",
-            self.0.scheme,
+            self.uri.scheme,
             percent_encoded(&authority.userinfo.username),
             authority.host,
             authority.port,
-            percent_encoded(&self.0.vhost)
+            percent_encoded(&self.uri.vhost)
         )
     }
 }
@@ -109,7 +148,12 @@ impl fmt::Debug for Address {
 /// Connects, within the time limit. The library's own limit covers the TCP connect alone: a peer
 /// that accepts and stays silent would hang it.
 pub(super) async fn connect(settings: &Settings, address: &Address) -> Result<Connection, Failure> {
-    let mut uri = address.0.clone();
+    let password = match &settings.password_file {
+        Some(path) => password::read(path, settings.connect_timeout).await?,
+        None => address.password.clone(),
+    };
+    let mut uri = address.uri.clone();
+    uri.authority.userinfo.password = password.expose().to_owned();
     uri.query.heartbeat = u16::try_from(settings.heartbeat.as_secs().max(1)).ok();
     let properties = ConnectionProperties::default()
         .with_connection_name(settings.connection_name.clone().into())
@@ -186,7 +230,7 @@ impl Pace {
 
     pub(super) fn next(&mut self, kind: FailureKind) -> Duration {
         let (pause, max) = match kind {
-            FailureKind::Login => (&mut self.login_pause, LOGIN_PAUSE_MAX),
+            FailureKind::Login | FailureKind::Password => (&mut self.login_pause, LOGIN_PAUSE_MAX),
             FailureKind::Access | FailureKind::Other => (&mut self.pause, PAUSE_MAX),
         };
         let whole = *pause;
@@ -222,6 +266,20 @@ mod tests {
     }
 
     #[test]
+    fn an_address_knows_what_it_says_about_who_logs_in() {
+        for (text, login) in [
+            ("amqp://broker", Login::Default),
+            ("amqp://broker:5672/a@b:c", Login::Default),
+            ("amqp://me@broker:5672", Login::User),
+            ("amqp://me:@broker", Login::UserAndPassword),
+            ("amqp://me:a%40b@broker/x", Login::UserAndPassword),
+        ] {
+            let address: Address = text.parse().expect(text);
+            assert_eq!(address.login(), login, "{text}");
+        }
+    }
+
+    #[test]
     fn pauses_double_up_to_a_limit_and_refused_logins_are_slow() {
         let mut pace = Pace::new();
         let mut longest = Duration::ZERO;
@@ -230,5 +288,7 @@ mod tests {
         }
         assert!(longest <= PAUSE_MAX && longest >= PAUSE_MAX / 2);
         assert!(pace.next(FailureKind::Login) >= LOGIN_PAUSE_FIRST / 2);
+        // The same account, the same pace.
+        assert!(pace.next(FailureKind::Password) >= LOGIN_PAUSE_FIRST);
     }
 }

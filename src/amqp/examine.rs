@@ -63,6 +63,8 @@ pub enum RefusalKind {
     Unreachable,
     /// User, password, or the right to the virtual host.
     Login,
+    /// The file with the password.
+    Password,
     /// The virtual host is not there.
     NoVirtualHost,
 }
@@ -214,7 +216,16 @@ fn not_let_in(failure: &Failure) -> Refusal {
     let text = failure.text.clone();
     // The codes and texts of rabbit_reader.erl and rabbit_access_control.erl.
     let not_allowed = text.starts_with("530 ");
-    if failure.kind == FailureKind::Login {
+    if failure.kind == FailureKind::Password {
+        Refusal {
+            kind: RefusalKind::Password,
+            text,
+            advice: Some(
+                "a regular file with nothing but the password, which the user that fantail runs as \
+                 may read",
+            ),
+        }
+    } else if failure.kind == FailureKind::Login {
         Refusal {
             kind: RefusalKind::Login,
             text,

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::connect::failure;
 use super::topology;
 use super::{Attempt, Checked, Command, Event, Failure, FailureKind, Outcome, Settings};
-use crate::wire::{APP_ID, Message};
+use crate::wire::{APP_ID, DELIVERY_MODE, Header, Message};
 
 /// How long a good-bye may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -274,11 +274,12 @@ impl<'a> Session<'a> {
         let compare = !self.compared;
         let unbound = self.unbound.clone();
         Box::pin(async move {
-            let (checked, seen) = topology::check(&connection, &topology, &unbound).await?;
+            let (checked, mut seen) = topology::check(&connection, &topology, &unbound).await?;
             if checked != Checked::Good || !compare {
                 return Ok(Answer::Checked(checked, seen, Vec::new()));
             }
-            let comparison = topology::compare_and_bind(&connection, &topology, &unbound).await?;
+            let comparison =
+                topology::compare_and_bind(&connection, &topology, &unbound, &mut seen).await?;
             for doubt in comparison.doubtful {
                 tracing::warn!(reason = doubt, "whether a queue is bound is not known");
             }
@@ -309,7 +310,11 @@ impl<'a> Session<'a> {
                 self.tell(Event::Seen(seen));
                 self.tell(Event::Checked(checked));
             }
-            Answer::Made(made) => self.tell(Event::Made(made)),
+            Answer::Made(made) => {
+                // Something else may stand where something was missing.
+                self.compared = false;
+                self.tell(Event::Made(made));
+            }
         }
     }
 
@@ -375,21 +380,13 @@ fn write(
 
 fn properties(message: &Message) -> BasicProperties {
     let mut headers = FieldTable::default();
-    let mut header = |name: &str, value| {
+    for (name, value) in message.headers() {
+        let value = match value {
+            Header::Text(text) => AMQPValue::LongString(text.into()),
+            Header::Integer(number) => integer(number),
+        };
         headers.insert(name.into(), value);
-    };
-    header(
-        "agent",
-        AMQPValue::LongString(message.agent.as_str().into()),
-    );
-    header("host", AMQPValue::LongString((*message.host).into()));
-    header("source", AMQPValue::LongString((*message.source).into()));
-    header("lines", integer(message.lines));
-    header("bytes", integer(message.bytes));
-    header(
-        "ranges",
-        AMQPValue::LongString(message.ranges.as_str().into()),
-    );
+    }
     let properties = match message.content_encoding {
         Some(coding) => BasicProperties::default().with_content_encoding(coding.into()),
         None => BasicProperties::default(),
@@ -397,7 +394,7 @@ fn properties(message: &Message) -> BasicProperties {
     properties
         .with_content_type(message.content_type.into())
         .with_headers(headers)
-        .with_delivery_mode(2)
+        .with_delivery_mode(DELIVERY_MODE)
         .with_message_id(message.message_id.to_string().into())
         .with_timestamp(message.timestamp)
         .with_type(message.kind.into())

@@ -94,11 +94,13 @@ pub(super) async fn check(
 
 /// What an active declare says about objects that exist: that they are as configured, that they
 /// are not, or nothing, where this user may not declare. Also binds, since nothing in AMQP tells
-/// whether a binding is there.
+/// whether a binding is there. `seen` is what a check has just found; what it did not find is a
+/// queue that is not required, and is made where that is wanted.
 pub(super) async fn compare_and_bind(
     connection: &Connection,
     topology: &Topology,
     unbound: &Unbound,
+    seen: &mut Seen,
 ) -> Result<Comparison, Error> {
     let mut comparison = Comparison::default();
     let exchange = on_channel(connection, async |channel| {
@@ -109,6 +111,13 @@ pub(super) async fn compare_and_bind(
         return Ok(comparison);
     }
     for queue in &topology.queues {
+        let found = seen.iter_mut().find(|(name, _)| *name == queue.name);
+        if let Some((_, present @ false)) = found {
+            if topology.declare {
+                *present = make_optional(connection, queue, topology, unbound).await?;
+            }
+            continue;
+        }
         let declared = on_channel(connection, async |channel| {
             declare_queue(&channel, queue, false).await
         });
@@ -160,14 +169,27 @@ pub(super) async fn make(
         tracing::info!(exchange = topology.exchange, "exchange made");
     }
     for queue in &topology.queues {
-        let made = make_queue(connection, queue, topology, unbound).await?;
-        match made {
-            Err(error) if queue.required => return Ok(Err(error)),
-            Err(error) => tracing::warn!(error, "queue that is not required cannot be made"),
-            Ok(()) => {}
+        if !queue.required {
+            make_optional(connection, queue, topology, unbound).await?;
+        } else if let Err(error) = make_queue(connection, queue, topology, unbound).await? {
+            return Ok(Err(error));
         }
     }
     Ok(Ok(()))
+}
+
+/// Makes a queue that nothing waits for. Whether it is there now.
+async fn make_optional(
+    connection: &Connection,
+    queue: &Queue,
+    topology: &Topology,
+    unbound: &Unbound,
+) -> Result<bool, Error> {
+    let made = make_queue(connection, queue, topology, unbound).await?;
+    if let Err(reason) = &made {
+        tracing::warn!(reason, "a queue that is not required cannot be made");
+    }
+    Ok(made.is_ok())
 }
 
 async fn make_queue(

@@ -1,9 +1,11 @@
 //! A closed body, packed. Knows nothing of what is in it.
 
-use std::io::{self, Write as _};
+use std::io::{self, Read, Write as _};
 
+use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use zstd::bulk::Compressor as ZstdEncoder;
+use zstd::stream::read::Decoder as ZstdDecoder;
 
 use crate::model::{Coding, Compression};
 use crate::wire::BODY_MAX;
@@ -67,27 +69,33 @@ fn gzip(level: flate2::Compression, body: &[u8]) -> io::Result<Vec<u8>> {
     encoder.finish()
 }
 
+/// The body as it was before it was packed.
+///
+/// # Errors
+/// It is not what `coding` makes, or longer than any body is before it is packed.
+pub fn unpack(body: &[u8], coding: Option<Coding>) -> io::Result<Vec<u8>> {
+    match coding {
+        None => Ok(body.to_vec()),
+        Some(Coding::Gzip) => read_all(GzDecoder::new(body)),
+        Some(Coding::Zstd) => read_all(ZstdDecoder::new(body)?),
+    }
+}
+
+fn read_all(unpacked: impl Read) -> io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    unpacked.take(BODY_MAX as u64 + 1).read_to_end(&mut body)?;
+    if body.len() > BODY_MAX {
+        return Err(io::Error::other("unpacked, the body is too long"));
+    }
+    Ok(body)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read as _;
 
     fn compressor(coding: Coding, level: u8) -> Compressor {
         Compressor::new(Some(Compression { coding, level }))
-    }
-
-    fn unpacked(packed: &[u8], coding: Option<Coding>) -> Vec<u8> {
-        match coding {
-            None => packed.to_vec(),
-            Some(Coding::Gzip) => {
-                let mut body = Vec::new();
-                flate2::read::GzDecoder::new(packed)
-                    .read_to_end(&mut body)
-                    .expect("gzip");
-                body
-            }
-            Some(Coding::Zstd) => zstd::decode_all(packed).expect("zstd"),
-        }
     }
 
     #[test]
@@ -100,7 +108,8 @@ mod tests {
                 for body in [&body[..], b"x\n", &body] {
                     let (packed, used) = compressor.pack(body.to_vec());
                     assert_eq!(used, Some(coding));
-                    assert_eq!(unpacked(&packed, used), body, "{coding:?} {level}");
+                    let unpacked = unpack(&packed, used).expect("unpacked");
+                    assert_eq!(unpacked, body, "{coding:?} {level}");
                 }
             }
         }
@@ -117,6 +126,17 @@ mod tests {
             packed,
             [0x28, 0xb5, 0x2f, 0xfd, 0x20, 2, 0x11, 0, 0, b'x', b'\n']
         );
+    }
+
+    #[test]
+    fn what_would_unpack_to_more_than_a_body_is_refused() {
+        for coding in [Coding::Gzip, Coding::Zstd] {
+            let packed = |len| compressor(coding, 1).pack(vec![0; len]).0;
+            let longest = unpack(&packed(BODY_MAX), Some(coding)).expect("unpacked");
+            assert_eq!(longest.len(), BODY_MAX);
+            assert!(unpack(&packed(BODY_MAX + 1), Some(coding)).is_err());
+            assert!(unpack(b"neither", Some(coding)).is_err());
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Why this user cannot read a file or directory, and what would help.
 
 use std::fs::Metadata;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -8,6 +9,9 @@ use rustix::fs::{Access, AtFlags, CWD};
 use rustix::process::{getegid, geteuid, getgroups};
 
 use super::page::shown;
+use crate::sys;
+use crate::tail::discover::Found;
+use crate::tail::owner_matches_directory;
 
 const READ: u32 = 0o4;
 const ENTER: u32 = 0o1;
@@ -39,6 +43,30 @@ impl User {
     /// Reads everything whatever its mode, which says nothing about the daemon's user.
     pub(super) fn is_root(&self) -> bool {
         self.id == 0
+    }
+}
+
+/// The size of a file that the daemon would read; otherwise why it would not.
+pub(super) fn size(found: &Found) -> io::Result<u64> {
+    let below = found
+        .path
+        .strip_prefix(&found.fixed)
+        .map_err(io::Error::other)?;
+    let file = sys::open_below(&found.fixed, below)?;
+    let status = sys::status(&file)?;
+    if status.links > 1 && !owner_matches_directory(&found.path, &status) {
+        return Err(io::Error::other(
+            "not read: a hard link to a file of another owner than its directory's",
+        ));
+    }
+    Ok(status.size)
+}
+
+/// What `error` means for `user`, who wanted to read the file at `path`.
+pub(super) fn why_not(path: &Path, error: &io::Error, user: &User) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => of_file(path, user),
+        _ => error.to_string(),
     }
 }
 

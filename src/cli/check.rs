@@ -6,14 +6,12 @@ use std::path::Path;
 
 use super::Failure;
 use super::access::{self, User};
-use super::page::{Page, Row, Tone, bytes, counted, escaped, shown};
+use super::page::{Page, Row, Tone, bytes, counted, escaped, say, shown};
 use crate::amqp::arguments::limited_by_default;
 use crate::amqp::examine::{Asked, Examination, Found, RefusalKind, State, examine};
 use crate::amqp::{Queue, QueueKind, Topology};
 use crate::config::{self, Config};
-use crate::sys;
 use crate::tail::discover::{self, Memory, Notices, Scan};
-use crate::tail::owner_matches_directory;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -32,7 +30,7 @@ const SHOWN_MAX: usize = 10;
 pub(super) fn run(path: &Path, connect: bool, all: bool) -> Result<(), Failure> {
     let config = config::load(path)?;
     for warning in &config.warnings {
-        eprint!("{warning}");
+        say(&warning.to_string());
     }
     let mut page = Page::new();
     page.line(
@@ -47,7 +45,7 @@ pub(super) fn run(path: &Path, connect: bool, all: bool) -> Result<(), Failure> 
     files(&config, if all { usize::MAX } else { SHOWN_MAX }, &mut page);
     if !connect {
         warn_of_delivery_limit(&config.broker.topology, None);
-        return print(&page);
+        return print(page);
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -66,11 +64,11 @@ pub(super) fn run(path: &Path, connect: bool, all: bool) -> Result<(), Failure> 
         objects(asked, found, topology, &mut page);
         warn_of_delivery_limit(topology, asked.product.as_deref());
     }
-    print(&page)?;
+    print(page)?;
     judge(&examination, topology)
 }
 
-fn print(page: &Page) -> Result<(), Failure> {
+fn print(page: Page) -> Result<(), Failure> {
     page.print()
         .map_err(|error| failure(74, &format!("cannot write: {error}")))
 }
@@ -114,17 +112,14 @@ fn source(config: &Config, index: usize, scan: &Scan, user: &User, most: usize, 
     let mut unreadable = Vec::new();
     let mut total = 0;
     for found in scan.found.iter().filter(|found| found.source == index) {
-        match size(found) {
+        match access::size(found) {
             Ok(size) => {
                 total += size;
                 readable.push(Row::new(vec![shown(&found.path)], Tone::Plain, bytes(size)));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                let why = match error.kind() {
-                    io::ErrorKind::PermissionDenied => access::of_file(&found.path, user),
-                    _ => error.to_string(),
-                };
+                let why = access::why_not(&found.path, &error, user);
                 unreadable.push(Row::new(vec![shown(&found.path)], Tone::Bad, why));
             }
         }
@@ -145,22 +140,6 @@ fn source(config: &Config, index: usize, scan: &Scan, user: &User, most: usize, 
         page.line(Tone::Bad, &format!("  {files} user {who} cannot read"));
         some_rows(unreadable, most, page);
     }
-}
-
-/// The size of a file that the daemon would read; otherwise why it would not.
-fn size(found: &discover::Found) -> io::Result<u64> {
-    let below = found
-        .path
-        .strip_prefix(&found.fixed)
-        .map_err(io::Error::other)?;
-    let file = sys::open_below(&found.fixed, below)?;
-    let status = sys::status(&file)?;
-    if status.links > 1 && !owner_matches_directory(&found.path, &status) {
-        return Err(io::Error::other(
-            "not read: a hard link to a file of another owner than its directory's",
-        ));
-    }
-    Ok(status.size)
 }
 
 fn nothing_matches(selection: &discover::Selection, page: &mut Page) {
@@ -226,6 +205,7 @@ fn brokers(asked: &[Asked], page: &mut Page) {
         let text = escaped(&refusal.text);
         let told = match refusal.kind {
             RefusalKind::Unreachable => format!("cannot be used: {text}"),
+            RefusalKind::Password => format!("no password to log in with: {text}"),
             RefusalKind::Login => format!("{product} refuses the login: {text}"),
             RefusalKind::NoVirtualHost => format!("{product} has no such virtual host: {text}"),
         };
@@ -341,11 +321,11 @@ fn warn_of_delivery_limit(topology: &Topology, product: Option<&str>) {
         return;
     }
     let (names, pattern) = (escaped(&names.join(", ")), escaped(&names.join("|")));
-    eprintln!(
+    say(&format!(
         "warning: RabbitMQ 4 drops a message of a quorum queue ({names}) that consumers returned 20 \
          times, unless a policy says otherwise:\n  rabbitmqctl set_policy --apply-to quorum_queues \
          fantail '^({pattern})$' '{{\"delivery-limit\": -1}}'"
-    );
+    ));
 }
 
 /// What it all means to a script. A refusal weighs more than a difference: it hides others.
@@ -359,6 +339,9 @@ fn judge(examination: &Examination, topology: &Topology) -> Result<(), Failure> 
     };
     if refused(RefusalKind::Login) {
         return Err(failure(77, "a login was refused"));
+    }
+    if refused(RefusalKind::Password) {
+        return Err(failure(77, "the password file cannot be used"));
     }
     let Some(found) = &examination.found else {
         return Err(if refused(RefusalKind::NoVirtualHost) {

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
 use std::path::Path;
 
+pub(super) use crate::telemetry::escaped;
+
 /// How a word is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tone {
@@ -98,42 +100,44 @@ impl Page {
     }
 
     /// Prints it. A reader who has left is no error.
-    pub(super) fn print(&self) -> io::Result<()> {
+    pub(super) fn print(mut self) -> io::Result<()> {
+        self.print_on().map(|_| ())
+    }
+
+    /// Prints what has gathered, and goes on with an empty page. False when the reader has left.
+    pub(super) fn print_on(&mut self) -> io::Result<bool> {
+        let text = std::mem::take(&mut self.text);
         let mut stdout = io::stdout().lock();
         let printed = stdout
-            .write_all(self.text.as_bytes())
+            .write_all(text.as_bytes())
             .and_then(|()| stdout.flush());
         match printed {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            printed => printed,
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            printed => printed.map(|()| true),
         }
     }
 }
 
-/// A path as it may be printed: bytes that are not UTF-8 as `\xff`, control characters escaped.
+/// A line on stderr, or several. That nobody may listen is no error.
+pub(super) fn say(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{}", text.trim_end());
+}
+
+/// A path as it may be printed.
 pub(super) fn shown(path: &Path) -> String {
+    shown_bytes(path.as_os_str().as_encoded_bytes())
+}
+
+/// Bytes as they may be printed: those that are not UTF-8 as `\xff`, control characters escaped.
+pub(super) fn shown_bytes(bytes: &[u8]) -> String {
     let mut text = String::new();
-    for chunk in path.as_os_str().as_encoded_bytes().utf8_chunks() {
+    for chunk in bytes.utf8_chunks() {
         text.push_str(&escaped(chunk.valid()));
         for byte in chunk.invalid() {
             let _ = write!(text, "\\x{byte:02x}");
         }
     }
     text
-}
-
-/// A text of somebody else's as it may be printed: also without what turns the direction of writing.
-pub(super) fn escaped(text: &str) -> String {
-    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() || turns(c) {
-            safe.extend(c.escape_default());
-        } else {
-            safe.push(c);
-        }
-    }
-    safe
 }
 
 /// `812 B`, `1.2 MiB`.

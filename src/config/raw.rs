@@ -119,6 +119,18 @@ impl Problem {
         place.map_or((0, 0), |place| (place.line, place.column))
     }
 
+    /// Without the line of the file: `fantail.toml:3:1: what is wrong; what to write`.
+    #[must_use]
+    pub fn in_one_line(&self) -> String {
+        let place = self.place.as_ref();
+        let place = place.map_or(String::new(), |place| {
+            format!(":{}:{}", place.line, place.column)
+        });
+        let advice = self.advice.as_ref();
+        let advice = advice.map_or(String::new(), |advice| format!("; {advice}"));
+        format!("{}{place}: {}{advice}", self.path.display(), self.text)
+    }
+
     /// What to write instead.
     #[must_use]
     pub fn advise(mut self, advice: impl Into<Option<String>>) -> Self {

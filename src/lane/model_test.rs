@@ -261,19 +261,14 @@ impl Rig {
     fn tell(&mut self, input: Input) {
         let now = self.now;
         if let Some(lane) = &mut self.lane {
-            lane.take(input, now);
-            lane.tell();
+            lane.input(input, now);
         }
         self.receive();
     }
 
     fn turn(&mut self) -> bool {
         let now = self.now;
-        let worked = self.lane.as_mut().is_some_and(|lane| {
-            let worked = lane.turn(now);
-            lane.tell();
-            worked
-        });
+        let worked = self.lane.as_mut().is_some_and(|lane| lane.step(now));
         self.receive();
         worked
     }

@@ -158,9 +158,9 @@ impl Archive {
         &self.file
     }
 
-    /// Bytes that it holds, uncompressed; not known before its end was reached.
+    /// Where its content ends, uncompressed; not known before it was reached.
     #[must_use]
-    pub fn len(&self) -> Option<u64> {
+    pub fn end(&self) -> Option<u64> {
         self.len
     }
 
@@ -353,7 +353,9 @@ mod tests {
     }
 
     fn content(len: usize) -> Vec<u8> {
-        (0..len).map(|at| (at * 7 + at / 251) as u8).collect()
+        (0..len)
+            .map(|at| u8::try_from((at * 7 + at / 251) % 256).expect("a byte"))
+            .collect()
     }
 
     const CODINGS: [Coding; 2] = [Coding::Gzip, Coding::Zstd];
@@ -380,7 +382,7 @@ mod tests {
                 assert!(buffer[..read] == *there, "{coding:?} {offset} {len}");
                 assert!(archive.window.capacity() <= 8 << 20);
             }
-            assert_eq!(archive.len(), Some(9 << 20));
+            assert_eq!(archive.end(), Some(9 << 20));
         }
     }
 
@@ -397,7 +399,7 @@ mod tests {
             let mut buffer = [0; 100];
             let read = archive.read_full_at(&mut buffer, 0).expect("read");
             assert_eq!(&buffer[..read], b"one\ntwo\n");
-            assert_eq!(archive.len(), Some(8));
+            assert_eq!(archive.end(), Some(8));
         }
     }
 
@@ -414,7 +416,7 @@ mod tests {
                     io::ErrorKind::UnexpectedEof,
                     "{coding:?} {cut}"
                 );
-                assert_eq!(archive.len(), None);
+                assert_eq!(archive.end(), None);
                 let again = archive.go_on(1, 1).expect_err("nothing has changed");
                 assert_eq!(again.to_string(), error.to_string());
                 let mut file = archive.file();

@@ -17,7 +17,7 @@ use super::rotation::View;
 use super::{Event, Registration, Tail, Tailed};
 use crate::batch::Origin;
 use crate::model::{Coding, FileId, FileRecord, HEAD_LEN, Identity, LogPath, Mark, Proof};
-use crate::sys::FileStatus;
+use crate::sys::{self, FileStatus};
 
 /// Bytes that are unpacked in one quantum.
 const QUANTUM: usize = 4 << 20;
@@ -79,7 +79,7 @@ impl Examination {
             let mut content = |bytes: &mut [u8], at| self.archive.read_full_at(bytes, at);
             let (_, proof) = super::identity::end_before_by(&mut content, offset)?;
             candidate.proved = Some(proof == candidate.mark.proof);
-        } else if self.archive.len().is_some() {
+        } else if self.archive.end().is_some() {
             candidate.proved = Some(false);
         }
         Ok(true)
@@ -273,6 +273,14 @@ impl Tail {
             .partition(|id| self.is_where_it_was(*id));
         if let (Some(original), Some(met)) = (there.first(), self.met.get_mut(&found.inode)) {
             met.verdict = Verdict::CopyOf(*original);
+            if let Some(original) = self.files.get_mut(original)
+                && original.copy.is_none()
+            {
+                // Held open, lest it be gone when the original is truncated.
+                let mut archive = archive;
+                archive.rest();
+                original.copy = Some((found, Content::Packed(archive)));
+            }
             return Ok(());
         }
         // Two that it may be are two too many: in doubt it is none of them.
@@ -280,7 +288,8 @@ impl Tail {
             return self.take_unknown(&found, *archive, identity, now);
         };
         if self.files.contains_key(&id) {
-            return self.attach_packed(id, &found, *archive, &identity, now);
+            let status = sys::status(archive.file())?;
+            return self.attach_packed(id, &found, archive, &status, now);
         }
         let record = self.known.record(id).cloned();
         match record {
@@ -311,7 +320,7 @@ impl Tail {
         if record.ended && !in_its_place {
             archive.go_on(end + 1, QUANTUM)?;
         }
-        if record.ended && (in_its_place || archive.len() == Some(end)) {
+        if record.ended && (in_its_place || archive.end() == Some(end)) {
             let id = record.id;
             self.remember(record, Whereabouts::There, now);
             self.leave_alone(found, Some(id));
@@ -398,17 +407,18 @@ impl Tail {
     }
 
     /// The rest of a truncated generation goes on in a copy that was compressed.
-    fn attach_packed(
+    pub(super) fn attach_packed(
         &mut self,
         id: FileId,
         found: &Found,
-        archive: Archive,
-        identity: &Identity,
+        archive: Box<Archive>,
+        status: &FileStatus,
         now: Instant,
     ) -> io::Result<()> {
-        let reader = Reader::of(Content::Packed(Box::new(archive)));
-        let inode = (identity.dev, identity.ino);
-        let attached = self.attach_reader(id, found, reader, inode, identity.born, now)?;
+        let reader = Reader::of(Content::Packed(archive));
+        let inode = (status.dev, status.ino);
+        let born = Some(status.modified);
+        let attached = self.attach_reader(id, found, reader, inode, born, now)?;
         if attached {
             self.met.remove(&found.inode);
             self.wait_for_packed(id);

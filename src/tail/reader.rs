@@ -221,7 +221,7 @@ impl Reader {
     fn approach(&mut self, mark: Mark) -> io::Result<Filled> {
         if let Content::Packed(archive) = &mut self.content {
             let at = archive.go_on(mark.offset, APPROACH)?;
-            let ended = archive.len().is_some_and(|len| len < mark.offset);
+            let ended = archive.end().is_some_and(|len| len < mark.offset);
             if at < mark.offset && !ended {
                 return Ok(Filled::Longer);
             }
@@ -304,7 +304,7 @@ impl Reader {
     ) -> io::Result<Filled> {
         if let Some(archive) = self.archive() {
             // What is compressed does not grow.
-            if self.target.is_none() && archive.len() == Some(self.read_to()) {
+            if self.target.is_none() && archive.end() == Some(self.read_to()) {
                 self.lay_out(scratch, 0);
                 return Ok(Filled::End);
             }

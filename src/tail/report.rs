@@ -84,7 +84,7 @@ impl Tailed {
             .map_or(self.batched.offset, |reader| reader.read_to());
         let size = match self.archive() {
             // How much there is shows at its end.
-            Some(archive) => archive.len().unwrap_or(read),
+            Some(archive) => archive.end().unwrap_or(read),
             None => status.map_or(read, |status| status.size),
         };
         let confirmed = self.confirmed.offset;

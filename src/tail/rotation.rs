@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
+use super::archive::Content;
 use super::discover::{Found, Scan};
 use super::known::{Births, GRACE, GRACE_SCANS, Whereabouts};
 use super::reader::{Reader, Scratch};
@@ -110,7 +111,7 @@ impl Tail {
                 Kinship::Copy => Ok(()),
                 Kinship::CopyOf(id) => {
                     if let Some(original) = self.files.get_mut(&id) {
-                        original.copy = Some((found.clone(), file));
+                        original.copy = Some((found.clone(), Content::Plain(file)));
                     }
                     Ok(())
                 }
@@ -429,10 +430,15 @@ impl Tail {
         } else {
             self.release_successors(id);
         }
-        if let Some((found, file)) = copy {
-            let status = sys::status(&file)?;
+        if let Some((found, content)) = copy {
+            let status = sys::status(content.file())?;
             let base = self.files.get(&id).map(|file| file.origin.path.clone());
-            self.attach(id, &found, file, &status, now)?;
+            match content {
+                Content::Plain(file) => self.attach(id, &found, file, &status, now)?,
+                Content::Packed(archive) => {
+                    self.attach_packed(id, &found, archive, &status, now)?;
+                }
+            }
             base.into_iter()
                 .for_each(|base| self.queue_behind(&base, &found));
         }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use syn::visit::Visit;
 
-/// What each module may name beside itself. `model`, `wire`, `sys` and `telemetry` are
-/// everybody's, and know only each other.
+/// What each module may name beside itself. `model`, `wire`, `secret`, `sys` and
+/// `telemetry` are everybody's, and know only each other.
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("tail", &["batch", "lines"]),
     ("lines", &[]),
@@ -22,21 +22,24 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     (
         "pipeline",
         &[
-            "amqp", "config", "lane", "publish", "relay", "state", "status", "tail",
+            "amqp", "batch", "config", "lane", "publish", "relay", "state", "status", "tail",
         ],
     ),
     ("daemon", &["config", "pipeline", "state", "status"]),
     (
         "cli",
-        &["amqp", "config", "daemon", "state", "status", "tail"],
+        &[
+            "amqp", "config", "daemon", "pipeline", "state", "status", "tail",
+        ],
     ),
     ("model", &[]),
     ("wire", &[]),
+    ("secret", &[]),
     ("sys", &[]),
     ("status", &[]),
     ("telemetry", &[]),
 ];
-const EVERYBODYS: &[&str] = &["model", "wire", "sys", "telemetry"];
+const EVERYBODYS: &[&str] = &["model", "wire", "secret", "sys", "telemetry"];
 
 /// Modules that decide without I/O, and the crates and modules that would be I/O.
 const PURE: &[&str] = &[

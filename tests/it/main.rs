@@ -11,13 +11,17 @@
 
 mod broker_side_test;
 mod check_test;
+mod completions_test;
 mod configuration_test;
 mod consumers_test;
 mod delivery_test;
 mod formats_test;
 mod layers_test;
+mod login_test;
 mod oracle_test;
+mod preview_test;
 mod rotation_test;
+mod settings_test;
 mod status_test;
 #[allow(
     dead_code,
@@ -25,3 +29,4 @@ mod status_test;
 )]
 mod support;
 mod support_test;
+mod topology_test;

@@ -13,27 +13,12 @@ use serde_json::Value;
 
 use crate::support::agent::{Agent, Config};
 use crate::support::broker::Broker;
-use crate::support::wait::wait_for_some;
 use crate::support::writers::{append, numbered_lines};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// An address at which nobody listens.
 const NOWHERE: &str = "amqp://guest:s3cret@127.0.0.1:1/%2f";
-
-/// What the daemon says of itself; nothing while it does not answer.
-fn asked(agent: &Agent) -> Option<Value> {
-    let output = agent.cli(&["status", "--json"]);
-    output
-        .status
-        .success()
-        .then(|| serde_json::from_slice(&output.stdout).expect("one JSON value"))
-}
-
-fn wait_for_status(agent: &Agent, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
-    let what = format!("the status says: {what}");
-    wait_for_some(MINUTE, &what, || asked(agent).filter(&holds))
-}
 
 fn logs(directory: &tempfile::TempDir) -> PathBuf {
     let logs = directory.path().join("logs");
@@ -69,7 +54,7 @@ fn lag_falls_to_nothing_once_everything_is_confirmed() {
         .source("app", &logs.join("*.log"));
     let mut agent = Agent::new(directory.path(), config);
     agent.start();
-    let status = wait_for_status(&agent, "no lag", |status| {
+    let status = agent.wait_for_status("no lag", |status| {
         status["files"][0]["confirmed"] == content.len() && status["sources"][0]["lag"] == 0
     });
 
@@ -171,7 +156,7 @@ fn while_the_broker_is_away_the_answer_comes_at_once_with_the_reason_and_the_lag
         .source("app", &path);
     let mut agent = Agent::new(directory.path(), config);
     agent.start();
-    let status = wait_for_status(&agent, "down, and the window is full", |status| {
+    let status = agent.wait_for_status("down, and the window is full", |status| {
         status["broker"]["state"] == "down" && stage(status, "lane") == "full"
     });
     let error = status["broker"]["last_error"].as_str().unwrap();
@@ -179,7 +164,8 @@ fn while_the_broker_is_away_the_answer_comes_at_once_with_the_reason_and_the_lag
     assert_eq!(status["queues"][0]["present"], Value::Null);
     assert_eq!(status["sources"][0]["lag"], content.len());
     assert!(status["files"][0]["oldest_unconfirmed_s"].is_u64());
-    assert!(status["broker"]["in_flight_bytes"].as_u64().unwrap() > 0);
+    let in_flight = status["broker"]["in_flight_bytes"].as_u64().unwrap();
+    assert!(in_flight > 0 && in_flight <= 256 << 10, "{in_flight}");
     let errors = status["errors"].to_string();
     assert!(errors.contains("no connection to the broker"), "{errors}");
     let shown = agent.cli(&["status"]);
@@ -199,7 +185,7 @@ fn a_broker_that_accepts_and_stays_silent_is_shown_as_connecting() {
         .source("app", &logs.join("*.log"));
     let mut agent = Agent::new(directory.path(), config);
     agent.start();
-    let status = wait_for_status(&agent, "connecting", |status| status["broker"]["url"] != "");
+    let status = agent.wait_for_status("connecting", |status| status["broker"]["url"] != "");
     assert_eq!(status["broker"]["state"], "connecting");
     assert_eq!(status["broker"]["last_error"], Value::Null);
 }
@@ -227,7 +213,7 @@ fn queues_are_shown_as_missing_present_and_other_than_configured() {
             .map(|queue| queue["present"].clone())
             .collect::<Vec<_>>()
     };
-    wait_for_status(&agent, "search and extra are missing", |status| {
+    agent.wait_for_status("search and extra are missing", |status| {
         present(status) == [true.into(), false.into(), Value::from(false)]
     });
     let table = stdout(&agent.cli(&["status"]));
@@ -238,7 +224,7 @@ fn queues_are_shown_as_missing_present_and_other_than_configured() {
     assert!(table.contains("extra    quorum  missing"), "{table}");
 
     amqp.declare_queue("search", "classic", &[]);
-    let status = wait_for_status(&agent, "search is there and another", |status| {
+    let status = agent.wait_for_status("search is there and another", |status| {
         present(status) == [true.into(), true.into(), Value::from(false)]
             && !status["queues"][1]["drift"].is_null()
     });
@@ -258,7 +244,7 @@ fn a_file_is_active_then_rotated_then_deleted_then_gone_from_its_path() {
     agent.start();
     let state = |wanted: &'static str| {
         let what = format!("the file is {wanted}");
-        wait_for_status(&agent, &what, |status| {
+        agent.wait_for_status(&what, |status| {
             status["files"][0]["state"] == wanted && status["files"][0]["size"] == 4
         })
     };
@@ -272,7 +258,7 @@ fn a_file_is_active_then_rotated_then_deleted_then_gone_from_its_path() {
         assert_eq!(status["files"][0]["id"], first["files"][0]["id"]);
     }
     append(&path, b"the next generation\n");
-    let both = wait_for_status(&agent, "two generations", |status| {
+    let both = agent.wait_for_status("two generations", |status| {
         status["files"]
             .as_array()
             .is_some_and(|files| files.len() == 2)
@@ -297,7 +283,7 @@ fn lost_bytes_are_counted_once_and_over_restarts() {
         .source("app", &path);
     let mut agent = Agent::new(directory.path(), config);
     agent.start();
-    let full = wait_for_status(&agent, "the window is full", |status| {
+    let full = agent.wait_for_status("the window is full", |status| {
         stage(status, "lane") == "full"
     });
     let read = full["files"][0]["read"].as_u64().unwrap();
@@ -309,7 +295,7 @@ fn lost_bytes_are_counted_once_and_over_restarts() {
         .unwrap();
     append(&path, b"after\n");
     broker.start_again();
-    let status = wait_for_status(&agent, "bytes lost, the rest confirmed", |status| {
+    let status = agent.wait_for_status("bytes lost, the rest confirmed", |status| {
         status["lost_bytes"] != 0 && status["sources"][0]["lag"] == 0
     });
     let lost = status["lost_bytes"].as_u64().unwrap();
@@ -321,7 +307,7 @@ fn lost_bytes_are_counted_once_and_over_restarts() {
     assert!(status["errors"].to_string().contains("bytes lost"));
     assert!(agent.term().status.success());
     agent.start();
-    wait_for_status(&agent, "as many bytes as before", |status| {
+    agent.wait_for_status("as many bytes as before", |status| {
         status["lost_bytes"] == lost
     });
 }
@@ -333,7 +319,7 @@ fn clients_that_are_silent_talk_garbage_or_never_read_hold_nobody_up() {
     let config = Config::new(NOWHERE).source("app", &logs.join("*.log"));
     let mut agent = Agent::new(directory.path(), config);
     agent.start();
-    wait_for_status(&agent, "anything", |_| true);
+    agent.wait_for_status("anything", |_| true);
     let connect = || UnixStream::connect(socket(&agent)).unwrap();
 
     let silent: Vec<UnixStream> = (0..30).map(|_| connect()).collect();
@@ -349,7 +335,7 @@ fn clients_that_are_silent_talk_garbage_or_never_read_hold_nobody_up() {
         })
         .collect();
     let begun = Instant::now();
-    assert!(asked(&agent).is_some());
+    assert!(agent.status().is_some());
     assert!(
         begun.elapsed() < Duration::from_secs(2),
         "{:?}",
@@ -383,7 +369,7 @@ fn clients_that_are_silent_talk_garbage_or_never_read_hold_nobody_up() {
     );
 
     let all_at_once: Vec<_> = std::thread::scope(|scope| {
-        let asking: Vec<_> = (0..30).map(|_| scope.spawn(|| asked(&agent))).collect();
+        let asking: Vec<_> = (0..30).map(|_| scope.spawn(|| agent.status())).collect();
         asking
             .into_iter()
             .map(|asking| asking.join().unwrap())
@@ -393,9 +379,7 @@ fn clients_that_are_silent_talk_garbage_or_never_read_hold_nobody_up() {
 
     // The work goes on meanwhile.
     append(&logs.join("a.log"), b"one\n");
-    wait_for_status(&agent, "a new file", |status| {
-        status["files"][0]["read"] == 4
-    });
+    agent.wait_for_status("a new file", |status| status["files"][0]["read"] == 4);
     drop((silent, deaf));
     let ended = agent.term();
     assert!(ended.status.success() && ended.took < Duration::from_secs(10));
@@ -414,7 +398,7 @@ fn the_socket_is_the_owners_alone_gone_after_a_stop_and_replaced_after_a_crash()
     assert!(told.contains(socket(&agent).to_str().unwrap()), "{told}");
 
     agent.start();
-    wait_for_status(&agent, "anything", |_| true);
+    agent.wait_for_status("anything", |_| true);
     let metadata = fs::symlink_metadata(socket(&agent)).unwrap();
     assert!(metadata.file_type().is_socket());
     assert_eq!(metadata.permissions().mode() & 0o7777, 0o600);
@@ -422,7 +406,7 @@ fn the_socket_is_the_owners_alone_gone_after_a_stop_and_replaced_after_a_crash()
     assert!(socket(&agent).exists());
     assert_eq!(agent.cli(&["status"]).status.code(), Some(69));
     agent.start();
-    wait_for_status(&agent, "anything", |_| true);
+    agent.wait_for_status("anything", |_| true);
     assert!(agent.term().status.success());
     assert!(!socket(&agent).exists());
 }
@@ -454,9 +438,9 @@ fn the_daemon_can_be_asked_although_the_configuration_was_spoiled_meanwhile() {
     let config = || Config::new(NOWHERE).source("app", &logs.join("*.log"));
     let mut agent = Agent::new(directory.path(), config());
     agent.start();
-    wait_for_status(&agent, "anything", |_| true);
+    agent.wait_for_status("anything", |_| true);
     agent.configure(config().set("broker", "password_file = \"${ONLY_THE_SERVICE_HAS_IT}/x\""));
-    assert!(asked(&agent).is_some());
+    assert!(agent.status().is_some());
     agent.configure(config().set("agent", "control = 7"));
     assert_eq!(agent.cli(&["status"]).status.code(), Some(78));
     fs::write(agent.config_path(), "[agent").unwrap();
@@ -471,7 +455,7 @@ fn control_characters_in_names_are_shown_escaped() {
     let config = Config::new(NOWHERE).source("app", &logs.join("*.log"));
     let mut agent = Agent::new(directory.path(), config);
     agent.start();
-    wait_for_status(&agent, "the file", |status| status["files"][0]["read"] == 4);
+    agent.wait_for_status("the file", |status| status["files"][0]["read"] == 4);
     for arguments in [&["status"][..], &["status", "--json"]] {
         let shown = stdout(&agent.cli(arguments));
         assert!(shown.contains("evil"), "{shown:?}");
@@ -492,7 +476,7 @@ fn ten_thousand_files_are_told_within_a_second() {
     let config = Config::new(NOWHERE).source("app", &logs.join("*.log"));
     let mut agent = Agent::new(directory.path(), config);
     agent.start();
-    wait_for_status(&agent, "all files are read", |status| {
+    agent.wait_for_status("all files are read", |status| {
         status["sources"][0]["lines"] == 10_000
     });
     let mut took: Vec<Duration> = (0..5).map(|_| told_in(&socket(&agent))).collect();

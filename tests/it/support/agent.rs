@@ -9,13 +9,15 @@ use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use super::leash::Leash;
 use super::process::Process;
-use super::wait::wait_for;
+use super::wait::{wait_for, wait_for_some};
 
 /// Longer than any shutdown timeout that a test sets.
 const TERM: Duration = Duration::from_secs(60);
+const STATUS: Duration = Duration::from_secs(60);
 
 /// A configuration as text: keys by section, so that a test can add one at a time.
 #[derive(Clone, Debug, Default)]
@@ -79,7 +81,7 @@ impl fmt::Display for Config {
 
 /// A JSON string without control characters is also a TOML string.
 fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    Value::from(text).to_string()
 }
 
 /// `fantail run` in a directory of the test's. Killed when dropped, and with the test process.
@@ -130,6 +132,11 @@ impl Agent {
     }
 
     pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// With further arguments for `fantail run`.
+    pub fn start_with(&mut self, arguments: &[&str]) {
         assert!(self.running.is_none(), "the agent runs already");
         let log = OpenOptions::new()
             .create(true)
@@ -137,7 +144,7 @@ impl Agent {
             .open(self.log_path())
             .unwrap();
         self.log_start = log.metadata().unwrap().len();
-        let mut command = self.command(&["run"]);
+        let mut command = self.command(&[&["run"], arguments].concat());
         command
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -206,6 +213,20 @@ impl Agent {
             .stdin(Stdio::null())
             .output()
             .unwrap()
+    }
+
+    /// What the daemon says of itself; nothing while it does not answer.
+    pub fn status(&self) -> Option<Value> {
+        let output = self.cli(&["status", "--json"]);
+        output
+            .status
+            .success()
+            .then(|| serde_json::from_slice(&output.stdout).expect("one JSON value"))
+    }
+
+    pub fn wait_for_status(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        let what = format!("the status says: {what}");
+        wait_for_some(STATUS, &what, || self.status().filter(&holds))
     }
 
     /// What the run under way, or the last one, wrote to stderr (and stdout) so far.

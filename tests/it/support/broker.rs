@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -58,6 +59,13 @@ struct Node {
 }
 
 impl Broker {
+    /// A node of RabbitMQ 3.10 for tests that do nothing to it as a whole, and keep to exchanges,
+    /// queues and users of their own names. It ends with the test process.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Broker> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
     /// A new node that answers, of RabbitMQ 3.10.
     pub fn start() -> Self {
         Self::start_version(Version::V3_10)
