@@ -858,7 +858,7 @@ fn seconds_since_1970() -> u64 {
 }
 
 #[cfg(test)]
-mod grouping_test;
+mod content_test;
 #[cfg(test)]
 mod model_test;
 #[cfg(test)]

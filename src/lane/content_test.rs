@@ -1,5 +1,5 @@
-//! Lines that are one, and lines that are long, through a lane: what comes out, in which ranges,
-//! and what is held meanwhile.
+//! Lines that are one, lines that are long, and bytes that are odd, through a lane: what comes out, in
+//! which ranges, and what is held meanwhile.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -351,4 +351,68 @@ fn zeros_that_stand_in_a_line_are_content_and_a_sparse_beginning_is_not() {
     rig.wait(1);
     assert_eq!(rig.texts(), ["after"]);
     assert_eq!(rig.skipped, [(Skipped::Hole, 1 << 20)]);
+}
+
+#[test]
+fn offsets_go_beyond_2_gib_in_a_file_and_over_its_truncation() {
+    let mut rig = Rig::new(Splitter::new(1 << 20));
+    rig.append("");
+    for (round, start) in [(1_u64 << 31) - 5, 1 << 31, (1 << 31) + 1, 1 << 32]
+        .into_iter()
+        .enumerate()
+    {
+        write_at(&rig, start, "over\nthe border\n");
+        rig.wait(1);
+        let offsets = [rig.lines[2 * round].0, rig.lines[2 * round + 1].0];
+        assert_eq!(offsets, [start, start + 5]);
+        assert_eq!(rig.tiled, start + 16);
+        rig.confirm();
+        cut(&rig);
+        rig.wait(1);
+    }
+    assert_eq!(rig.texts(), ["over", "the border"].repeat(4));
+}
+
+#[test]
+fn a_line_of_any_length_up_to_the_limit_is_whole() {
+    let mut rig = Rig::new(Splitter::new(1 << 20));
+    let around = |at: usize| [at - 1, at, at + 1];
+    let lengths = [4096, 65_536, 262_144, (1 << 20) - 2].map(around);
+    let mut lengths = lengths.concat();
+    lengths.push(1 << 20);
+    for end in ["\n", "\r\n"] {
+        for length in &lengths {
+            rig.append("x".repeat(*length) + end);
+        }
+        rig.wait(1);
+    }
+    let came: Vec<usize> = rig.lines.iter().map(|line| line.3.len()).collect();
+    assert_eq!(came, lengths.repeat(2));
+    assert!(rig.lines.iter().all(|line| !line.2), "none is a part");
+}
+
+#[test]
+fn it_is_the_same_wherever_the_writes_were_cut() {
+    let text = "é\r\n\r\n\n€uro\rstill\n\n\u{10a0a}\r\nlast\n";
+    let mut rig = Rig::new(Splitter::new(1 << 20));
+    for byte in text.bytes() {
+        rig.append([byte]);
+        rig.wait(1);
+    }
+    let expected = ["é", "", "", "€uro\rstill", "", "\u{10a0a}", "last"];
+    assert_eq!(rig.texts(), expected);
+    assert_eq!(rig.tiled, text.len() as u64);
+}
+
+#[test]
+fn line_ends_alone_move_the_mark() {
+    let mut rig = Rig::new(Splitter::new(1 << 20));
+    rig.append("\n".repeat(10_000));
+    rig.wait(1);
+    assert_eq!((rig.tiled, rig.lines.len()), (10_000, 10_000));
+    rig.confirm();
+    rig.restart();
+    rig.append("\n\n");
+    rig.wait(1);
+    assert_eq!((rig.tiled, rig.lines.len()), (10_002, 10_002));
 }
