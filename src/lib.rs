@@ -10,6 +10,7 @@ pub mod publish;
 pub mod relay;
 pub mod state;
 pub mod tail;
+pub mod treat;
 
 pub mod cli;
 pub mod config;

@@ -11,14 +11,15 @@ use syn::visit::Visit;
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("tail", &["batch", "lines"]),
     ("lines", &[]),
+    ("treat", &[]),
     ("batch", &[]),
-    ("lane", &["tail", "lines", "batch"]),
+    ("lane", &["tail", "lines", "treat", "batch"]),
     ("relay", &["publish", "ledger"]),
     ("publish", &[]),
     ("ledger", &[]),
     ("amqp", &[]),
     ("state", &[]),
-    ("config", &["amqp", "lines", "tail"]),
+    ("config", &["amqp", "lines", "tail", "treat"]),
     (
         "pipeline",
         &[
@@ -43,7 +44,7 @@ const EVERYBODYS: &[&str] = &["model", "wire", "secret", "sys", "telemetry"];
 
 /// Modules that decide without I/O, and the crates and modules that would be I/O.
 const PURE: &[&str] = &[
-    "lines", "batch", "relay", "publish", "ledger", "wire", "status",
+    "lines", "treat", "batch", "relay", "publish", "ledger", "wire", "status",
 ];
 const IO: &[&str] = &[
     "fs", "net", "thread", "process", "tokio", "lapin", "rustix", "rusqlite",
