@@ -56,18 +56,51 @@ impl Origin {
 }
 
 /// One line, or one part of a split line.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Line<'a> {
-    /// When it was read: the text of `@timestamp`.
+    /// When it was written or read: the text of `@timestamp`.
     pub timestamp: &'a str,
     /// Where it begins in the file.
     pub offset: u64,
     /// The bytes of the file that it takes up, line end included.
     pub raw: &'a [u8],
-    /// Its bytes without the line end.
-    pub content: &'a [u8],
     /// More of the same line follows.
     pub partial: bool,
+    /// Its text without the line end.
+    pub message: &'a str,
+    /// Its bytes, when they are not what `message` says.
+    pub exact: Option<&'a [u8]>,
+    /// The text of a JSON object, or nothing.
+    pub labels: &'a str,
+    /// The text of a JSON object.
+    pub parsed: Option<&'a str>,
+    /// What could not be done with it.
+    pub error: Option<&'a str>,
+    /// AMQP priority that it gives its batch; 0 for none.
+    pub priority: u8,
+}
+
+impl Line<'_> {
+    /// The same with less in it, for one whose object fits into no body; nothing if that is all.
+    fn shortened(&self) -> Option<Self> {
+        if self.parsed.is_some() {
+            let error =
+                Some("parsed fields left out: with them the line is too long for a message");
+            return Some(Self {
+                parsed: None,
+                error,
+                ..*self
+            });
+        }
+        // Only replacements that are full of what must be escaped make a line so long.
+        let error = Some("message left out: redacted, the line is too long for a message");
+        (!self.message.is_empty()).then_some(Self {
+            message: "",
+            exact: None,
+            error,
+            ..*self
+        })
+    }
 }
 
 /// The batch is full: close it and push again.
@@ -82,6 +115,7 @@ pub struct Open {
     limits: Limits,
     body: Vec<u8>,
     lines: u64,
+    priority: u8,
     ranges: Vec<Range>,
     ranges_len: usize,
 }
@@ -103,6 +137,7 @@ impl Open {
             },
             body: Vec::new(),
             lines: 0,
+            priority: 0,
             ranges: Vec::new(),
             ranges_len: 0,
         }
@@ -112,6 +147,13 @@ impl Open {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
+    }
+
+    /// Accounts for nothing but lines that were dropped: it has time until a line joins it.
+    #[must_use]
+    pub fn waits_for_a_line(&self) -> bool {
+        let told = |range: &Range| range.skipped.is_some() || range.eof;
+        self.lines == 0 && !self.is_empty() && !self.ranges.iter().any(told)
     }
 
     /// Bytes of body so far, before compression.
@@ -170,7 +212,16 @@ impl Open {
             self.body.truncate(before);
             return Err(Full);
         }
+        let mut line = *line;
+        while self.body.len() - before > wire::BODY_MAX
+            && let Some(shorter) = line.shortened()
+        {
+            self.body.truncate(before);
+            format::encode(self.format, &mut self.body, origin, &shorter);
+            line = shorter;
+        }
         self.lines += u64::from(begins);
+        self.priority = self.priority.max(line.priority);
         Ok(())
     }
 
@@ -227,6 +278,7 @@ impl Open {
             source: Arc::clone(&self.source),
             ranges,
             lines: std::mem::take(&mut self.lines),
+            priority: std::mem::take(&mut self.priority),
             bytes,
             format: self.format,
             coding,
@@ -239,6 +291,7 @@ impl Open {
     pub fn discard(&mut self) {
         self.body.clear();
         self.lines = 0;
+        self.priority = 0;
         self.ranges.clear();
         self.ranges_len = 0;
     }
@@ -265,6 +318,7 @@ pub struct Closed {
     /// What it accounts for.
     pub ranges: Vec<Range>,
     lines: u64,
+    priority: u8,
     /// Length of the body before compression.
     bytes: usize,
     format: Format,
@@ -293,6 +347,7 @@ impl Closed {
             source: self.source,
             ranges: self.ranges,
             lines: self.lines,
+            priority: self.priority,
             bytes: self.bytes as u64,
             format: self.format,
             coding: self.coding,
@@ -351,8 +406,8 @@ mod tests {
             timestamp: "2026-11-22T13:15:00.123Z",
             offset,
             raw: content,
-            content,
-            partial: false,
+            message: std::str::from_utf8(content).expect("the test's own text"),
+            ..Line::default()
         }
     }
 
@@ -446,6 +501,58 @@ mod tests {
             .take(closed.len())
             .expect("room");
         assert_eq!(closed.admit(permit).lines, 2);
+    }
+
+    #[test]
+    fn an_object_that_fits_into_no_body_goes_without_what_was_made_of_the_line() {
+        let (a, long) = (origin("/a"), "\0".repeat(1 << 20));
+        let parsed = format!("{{\"a\":\"{}\"}}", "x".repeat(3 << 20));
+        let mut open = open(Format::Json);
+        let pushed = |open: &mut Open, line: &Line<'_>| {
+            open.begin(&a, 0, 0).expect("room");
+            open.push(&a, line).expect("room");
+            open.end(a.file, 1, Proof::default());
+            String::from_utf8(close(open).body.to_vec()).expect("JSON")
+        };
+        let line = Line {
+            parsed: Some(&parsed),
+            ..line(0, b"x")
+        };
+        assert!(pushed(&mut open, &line).contains("\"parsed\":{"));
+        let line = Line {
+            message: &long,
+            ..line
+        };
+        let body = pushed(&mut open, &line);
+        assert!(body.len() > 6 << 20 && !body.contains("\"parsed\":"));
+        assert!(body.ends_with("\"error\":{\"message\":\"parsed fields left out: with them the line is too long for a message\"}}"));
+        let longer = long.repeat(2);
+        let line = Line {
+            message: &longer,
+            ..line
+        };
+        let body = pushed(&mut open, &line);
+        assert!(body.contains("\"message\":\"\",\"error\":{\"message\":\"message left out"));
+    }
+
+    #[test]
+    fn a_batch_has_the_highest_priority_of_its_lines_and_the_next_one_none() {
+        let a = origin("/a");
+        let mut open = open(Format::Ndjson);
+        let push = |open: &mut Open, priority| {
+            open.begin(&a, 0, 0).expect("room");
+            let line = Line {
+                priority,
+                ..line(0, b"x")
+            };
+            open.push(&a, &line).expect("room");
+            open.end(a.file, 1, Proof::default());
+        };
+        push(&mut open, 3);
+        push(&mut open, 0);
+        assert_eq!(close(&mut open).priority, 3);
+        push(&mut open, 0);
+        assert_eq!(close(&mut open).priority, 0);
     }
 
     #[test]

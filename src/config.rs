@@ -5,6 +5,7 @@ mod multiline;
 pub mod raw;
 #[cfg(test)]
 mod shipped;
+mod treatment;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -20,9 +21,11 @@ use crate::amqp::{self, Address, Argument, Login, QueueKind};
 use crate::lines::Splitter;
 use crate::model::{Coding, Compression, Format};
 use crate::tail::discover::{Pattern, PatternError, Selection};
+use crate::treat::{Parser, Treatment};
 use crate::wire::BODY_MAX;
 pub use raw::nearest;
 use raw::{Document, Problem, Spot, Table};
+use treatment::{Labels, labels, treatment};
 
 /// How hard bodies are packed, unless the configuration says otherwise.
 const LEVEL: u8 = 1;
@@ -79,6 +82,8 @@ pub struct Source {
     pub from_end: bool,
     /// How its lines are found.
     pub splitter: Arc<Splitter>,
+    /// What is done with its lines.
+    pub treatment: Treatment,
 }
 
 /// `[batch]`.
@@ -199,6 +204,7 @@ fn added_files(path: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
 #[derive(Default)]
 struct Parts {
     agent: Option<Agent>,
+    labels: Labels,
     batch: Option<Batch>,
     broker: Option<(amqp::Settings, Duration, usize)>,
     sources: Vec<Source>,
@@ -248,6 +254,7 @@ fn main_file(
     };
     let mut section = root.table("agent", problems);
     parts.agent = agent(&mut section, problems);
+    parts.labels = labels(&mut section, &Labels::default(), problems);
     section.finish(raw::AGENT, problems);
     sources(&mut root, parts, problems);
     let mut section = root.table("batch", problems);
@@ -357,6 +364,7 @@ fn source(table: &mut Table<'_>, parts: &mut Parts, problems: &mut Vec<Problem>)
         let advice = "leave it to the consumers, or write format = \"ndjson\" under [batch]";
         parts.not_bare.push(problem.advise(advice.to_owned()));
     }
+    let treatment = treatment(table, &parts.labels, &mut parts.not_bare, problems);
     let name = table.string("name", problems);
     let missing = if !table.has("include") {
         Some("a [[source]] without `include`")
@@ -387,8 +395,13 @@ fn source(table: &mut Table<'_>, parts: &mut Parts, problems: &mut Vec<Problem>)
         let problem = name.problem(format!("another source is called {:?} too", name.value));
         problems.push(problem.advise("give this one a `name` of its own".to_owned()));
     }
+    let grouping = match (grouping, &treatment.parse) {
+        (None, Some(Parser::Cri)) => Some(multiline::of_containers()),
+        (grouping, _) => grouping.map(|spot| spot.value),
+    };
     let splitter = Splitter {
-        grouping: grouping.map(|spot| spot.value),
+        grouping,
+        lookahead: treatment.lookahead(),
         ..Splitter::new(usize::try_from(line_max).unwrap_or(usize::MAX))
     };
     Some(Source {
@@ -399,6 +412,10 @@ fn source(table: &mut Table<'_>, parts: &mut Parts, problems: &mut Vec<Problem>)
             compressed,
         },
         from_end,
+        treatment: Treatment {
+            encoding: splitter.encoding,
+            ..treatment
+        },
         splitter: Arc::new(splitter),
     })
 }

@@ -14,15 +14,18 @@ use tokio::sync::oneshot;
 use tracing::{error, warn};
 
 use crate::batch::{self, Closed, Compressor, Line, Open};
-use crate::lines::{Next, Progress};
+use crate::lines::{Next, Progress, Splitter};
 use crate::model::credit::Credit;
-use crate::model::{Batch, Compression, Confirmed, FileId, Format, Proof, Range, Rewind, Skipped};
+use crate::model::{
+    Batch, Compression, Confirmed, Epoch, FileId, Format, Proof, Range, Rewind, Skipped,
+};
 use crate::sys;
 use crate::tail::discover::Scan;
 use crate::tail::reader::{Filled, Reader, Scratch, Zeros};
 use crate::tail::report::FileReport;
 use crate::tail::watch::Hints;
 use crate::tail::{Event, Registration, Tail};
+use crate::treat::{Piece, Reason, Treated, Treatment, Verdict};
 use groups::Groups;
 
 /// Bytes that one file is read before the next one has its turn.
@@ -67,14 +70,34 @@ pub enum Output {
 /// How a lane is.
 #[derive(Debug)]
 pub struct Report {
-    /// Its sources' names, and the lines read of each since the start.
-    pub sources: Vec<(Arc<str>, u64)>,
+    /// Its sources, in the configuration's order.
+    pub sources: Vec<SourceReport>,
     /// Every file that it watches, in no order.
     pub files: Vec<FileReport>,
     /// Since when it reads nothing, because a batch finds no room in the window.
     pub full_since: Option<Instant>,
     /// When discovery last delivered.
     pub scanned: Option<Instant>,
+}
+
+/// How a source's lines are, since the start.
+#[derive(Clone, Debug)]
+pub struct SourceReport {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What became of its lines.
+    pub count: Count,
+}
+
+/// Lines counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Read; a split one once.
+    pub read: u64,
+    /// Dropped because they match no pattern of `keep`; of a split one each part.
+    pub dropped_by_keep: u64,
+    /// Dropped because they match a pattern of `drop`; of a split one each part.
+    pub dropped_by_drop: u64,
 }
 
 /// Limits and pauses.
@@ -90,6 +113,8 @@ pub struct Options {
     pub batch_lines_max: u64,
     /// Least time between two batches that are not full.
     pub linger: Duration,
+    /// How long a batch may wait for a line that accounts for nothing but dropped ones.
+    pub lineless_linger: Duration,
     /// How often every file is looked at, events or not.
     pub poll_interval: Duration,
     /// Bytes of unfinished lines held in memory; beyond it the longest is read again later.
@@ -110,6 +135,7 @@ impl Default for Options {
             batch_bytes_max: 1024 * 1024,
             batch_lines_max: 10_000,
             linger: Duration::from_millis(2),
+            lineless_linger: Duration::from_secs(60),
             poll_interval: Duration::from_secs(1),
             unfinished_max: 8 * 1024 * 1024,
             open_max: 8 * 1024 * 1024,
@@ -128,7 +154,12 @@ pub struct Lane<S: Fn(Output)> {
     send: S,
     scratch: Scratch,
     /// One per source.
+    treatments: Vec<Arc<Treatment>>,
+    /// One per source.
     open: Vec<Open>,
+    /// Since when the open batch of a source accounts for nothing but dropped lines; one per
+    /// source.
+    lineless_since: Vec<Option<Instant>>,
     compressor: Compressor,
     /// Groups of lines to which more may come.
     groups: Groups,
@@ -136,24 +167,26 @@ pub struct Lane<S: Fn(Output)> {
     parked: std::collections::VecDeque<Closed>,
     last_close: Instant,
     next_look: Instant,
-    /// Lines read, one per source.
-    lines: Vec<u64>,
+    /// One per source.
+    counts: Vec<Count>,
     full_since: Option<Instant>,
     scanned: Option<Instant>,
 }
 
 impl<S: Fn(Output)> Lane<S> {
-    /// A lane that reads `tail`'s files. `ranges_len_max` is the limit of the `ranges` header for
+    /// A lane that reads `tail`'s files. `treatments` are its sources', `ranges_len_max` is the limit of the `ranges` header for
     /// a source's messages.
     pub fn new(
         options: Options,
         tail: Tail,
+        treatments: Vec<Treatment>,
         ranges_len_max: impl Fn(&str) -> usize,
         hints: Hints,
         credit: Credit,
         send: S,
     ) -> Self {
-        let lines = vec![0; tail.sources().len()];
+        let sources = tail.sources().len();
+        debug_assert_eq!(treatments.len(), sources);
         let open = tail
             .sources()
             .iter()
@@ -178,9 +211,11 @@ impl<S: Fn(Output)> Lane<S> {
             credit,
             send,
             scratch: Scratch::default(),
+            treatments: treatments.into_iter().map(Arc::new).collect(),
             open,
+            lineless_since: vec![None; sources],
             parked: std::collections::VecDeque::new(),
-            lines,
+            counts: vec![Count::default(); sources],
             full_since: None,
             scanned: None,
         }
@@ -273,7 +308,13 @@ impl<S: Fn(Output)> Lane<S> {
         let names = self.tail.sources().iter().map(|source| &source.name);
         // Who asked may have stopped waiting.
         let _ = reply.send(Report {
-            sources: names.cloned().zip(self.lines.iter().copied()).collect(),
+            sources: names
+                .zip(&self.counts)
+                .map(|(name, count)| SourceReport {
+                    name: Arc::clone(name),
+                    count: *count,
+                })
+                .collect(),
             files: self.tail.report(Instant::now()),
             full_since: self.full_since,
             scanned: self.scanned,
@@ -314,9 +355,10 @@ impl<S: Fn(Output)> Lane<S> {
     /// How long there is nothing to do unless an input comes.
     fn wait(&self, now: Instant) -> Duration {
         let mut until = self.next_look;
-        let gathered = self.open.iter().any(|open| !open.is_empty());
-        if gathered && self.parked.is_empty() && self.credit.fewer_than(FEW_UNACKNOWLEDGED) {
-            until = until.min(self.last_close + self.options.linger);
+        if self.parked.is_empty() && self.credit.fewer_than(FEW_UNACKNOWLEDGED) {
+            let lingers = (0..self.open.len()).filter_map(|source| self.lingers(source));
+            let due = lingers.map(|(since, linger)| since + linger).min();
+            until = due.map_or(until, |due| due.min(until));
         }
         until = self.groups.next_due().map_or(until, |due| due.min(until));
         until.saturating_duration_since(now)
@@ -363,7 +405,7 @@ impl<S: Fn(Output)> Lane<S> {
         if unheld && self.skip_hole(id, now)? {
             return Ok(());
         }
-        let line_max = self.tail.source(source).splitter.line_max;
+        let line_max = self.tail.source(source).splitter.held_max();
         let file = self.tail.get_mut(id);
         let Some(reader) = file.and_then(|file| file.reader.as_mut()) else {
             return Ok(());
@@ -499,6 +541,7 @@ impl<S: Fn(Output)> Lane<S> {
         };
         let (source, origin, epoch) = (file.source, file.origin.clone(), file.epoch);
         let splitter = Arc::clone(&self.tail.source(source).splitter);
+        let treatment = Arc::clone(&self.treatments[source]);
         let scratch = std::mem::take(&mut self.scratch);
         let timestamp = timestamp();
         let unread = scratch.unread();
@@ -517,30 +560,87 @@ impl<S: Fn(Output)> Lane<S> {
                 Some(piece) => piece,
                 None => break,
             };
-            let line = line_of(unread, taken.bytes, scratch.offset(), piece, &timestamp);
-            let open = &mut self.open[source];
-            let room = if begun {
-                Ok(())
-            } else {
-                open.begin(&origin, line.offset, epoch)
+            let found = found(&splitter, &treatment, &scratch, taken.bytes, piece);
+            let verdict = match self.options.format {
+                // Bare bytes are not treated.
+                Format::Lines => Verdict::Kept(Treated::default()),
+                Format::Ndjson | Format::Json => treatment.treat(&found.piece),
             };
-            if room.and_then(|()| open.push(&origin, &line)) == Err(batch::Full) {
+            let raw = &unread[taken.bytes..taken.bytes + found.bytes];
+            let offset = scratch.offset() + taken.bytes as u64;
+            let line = match &verdict {
+                Verdict::Kept(treated) => Some(Line {
+                    timestamp: treated.timestamp.as_deref().unwrap_or(&timestamp),
+                    offset,
+                    raw,
+                    partial: found.partial,
+                    message: &treated.message,
+                    exact: treated.exact.as_deref(),
+                    labels: &treatment.labels,
+                    parsed: treated.parsed.as_deref(),
+                    error: treated.error.as_deref(),
+                    priority: if treated.urgent {
+                        treatment.urgent_priority
+                    } else {
+                        0
+                    },
+                }),
+                Verdict::Dropped(_) => None,
+            };
+            let mut room = self.put(source, &origin, epoch, (begun, offset), line.as_ref());
+            if room == Err(batch::Full) {
+                self.end_range(id, &scratch, taken.bytes);
+                self.close(source, now);
+                if !self.parked.is_empty() && taking != Taking::Rest {
+                    break;
+                }
+                // An empty batch takes any one line.
+                room = self.put(source, &origin, epoch, (false, offset), line.as_ref());
+                debug_assert_eq!(room, Ok(()));
+            }
+            begun = true;
+            self.count(source, &verdict, found.partial);
+            taken.bytes += found.bytes;
+            known = known.behind(found.bytes);
+            if matches!(&verdict, Verdict::Kept(treated) if treated.urgent) {
                 self.end_range(id, &scratch, taken.bytes);
                 begun = false;
                 self.close(source, now);
                 if !self.parked.is_empty() && taking != Taking::Rest {
                     break;
                 }
-                continue;
             }
-            begun = true;
-            self.lines[source] += u64::from(!line.partial);
-            taken.bytes += piece.bytes();
-            known = known.behind(piece.bytes());
         }
         self.end_range(id, &scratch, taken.bytes);
         self.scratch = scratch;
         taken
+    }
+
+    /// Puts a line into the open batch, or accounts for one that was dropped. Whether the range has
+    /// begun that it belongs to, and where it begins.
+    fn put(
+        &mut self,
+        source: usize,
+        origin: &batch::Origin,
+        epoch: Epoch,
+        (begun, offset): (bool, u64),
+        line: Option<&Line<'_>>,
+    ) -> Result<(), batch::Full> {
+        let open = &mut self.open[source];
+        if !begun {
+            open.begin(origin, offset, epoch)?;
+        }
+        line.map_or(Ok(()), |line| open.push(origin, line))
+    }
+
+    fn count(&mut self, source: usize, verdict: &Verdict<'_>, partial: bool) {
+        let count = &mut self.counts[source];
+        count.read += u64::from(!partial);
+        match verdict {
+            Verdict::Kept(_) => {}
+            Verdict::Dropped(Reason::Keep) => count.dropped_by_keep += 1,
+            Verdict::Dropped(Reason::Drop) => count.dropped_by_drop += 1,
+        }
     }
 
     /// Says that the first `taken` bytes of what was unread are in the open batch.
@@ -595,7 +695,7 @@ impl<S: Fn(Output)> Lane<S> {
         let Some(source) = self.tail.get_mut(id).map(|file| file.source) else {
             return Ok(());
         };
-        let line_max = self.tail.source(source).splitter.line_max;
+        let line_max = self.tail.source(source).splitter.held_max();
         let file = self.tail.get_mut(id);
         let Some(reader) = file.and_then(|file| file.reader.as_mut()) else {
             return Ok(());
@@ -759,16 +859,34 @@ impl<S: Fn(Output)> Lane<S> {
 
     /// Closes what has gathered, if a batch may leave that is not full.
     fn close_due(&mut self, now: Instant) {
-        let lingered = now.saturating_duration_since(self.last_close) >= self.options.linger;
-        let gathered = self.open.iter().any(|open| !open.is_empty());
-        if !gathered || !lingered || !self.parked.is_empty() {
+        for source in 0..self.open.len() {
+            if self.open[source].waits_for_a_line() {
+                self.lineless_since[source].get_or_insert(now);
+            }
+        }
+        let is_due = |source: &usize| {
+            let lingers = self.lingers(*source);
+            lingers.is_some_and(|(since, linger)| now.saturating_duration_since(since) >= linger)
+        };
+        let due: Vec<usize> = (0..self.open.len()).filter(is_due).collect();
+        if due.is_empty() || !self.parked.is_empty() {
             return;
         }
         if self.credit.fewer_than(FEW_UNACKNOWLEDGED) {
-            for source in 0..self.open.len() {
-                self.close(source, now);
-            }
+            due.into_iter().for_each(|source| self.close(source, now));
         }
+    }
+
+    /// Since when and how long the open batch of a source lingers, though it is not full.
+    fn lingers(&self, source: usize) -> Option<(Instant, Duration)> {
+        let open = &self.open[source];
+        if open.is_empty() {
+            return None;
+        }
+        Some(match self.lineless_since[source] {
+            Some(since) if open.waits_for_a_line() => (since, self.options.lineless_linger),
+            _ => (self.last_close, self.options.linger),
+        })
     }
 
     fn close(&mut self, source: usize, now: Instant) {
@@ -780,6 +898,7 @@ impl<S: Fn(Output)> Lane<S> {
             return;
         }
         self.last_close = now;
+        self.lineless_since[source] = None;
         self.parked.push_back(closed);
         self.hand_over();
     }
@@ -822,25 +941,62 @@ struct Taken {
     rest: Option<Progress>,
 }
 
-/// The piece that stands `at` bytes into `unread`, whose first byte has `offset` in the file.
-fn line_of<'a>(
-    unread: &'a [u8],
+/// A piece of a file, as it is treated.
+struct Found<'a> {
+    piece: Piece<'a>,
+    /// Bytes that it takes up, line end included.
+    bytes: usize,
+    /// More of the same line follows.
+    partial: bool,
+}
+
+/// What stands `at` bytes into the scratch buffer. A part of a line ends where redaction wants it.
+fn found<'a>(
+    splitter: &Splitter,
+    treatment: &Treatment,
+    scratch: &'a Scratch,
     at: usize,
-    offset: u64,
-    piece: Next,
-    timestamp: &'a str,
-) -> Line<'a> {
-    let (content, partial) = match piece {
-        Next::Line { content, .. } => (content, false),
-        Next::Part { content } => (content, true),
-        Next::Unfinished(_) => (0, false),
+    next: Next,
+) -> Found<'a> {
+    let unread = &scratch.unread()[at..];
+    let before = scratch.before(at);
+    let begins = splitter.begins_line(before);
+    let whole = |content: usize| Piece {
+        content: &unread[..content],
+        before: if begins { &[] } else { before },
+        after: &[],
+        is_part: !begins,
+        is_joined: false,
     };
-    Line {
-        timestamp,
-        offset: offset + at as u64,
-        raw: &unread[at..at + piece.bytes()],
-        content: &unread[at..at + content],
-        partial,
+    match next {
+        Next::Line { content, lines, .. } => Found {
+            piece: Piece {
+                is_joined: lines > 1,
+                ..whole(content)
+            },
+            bytes: next.bytes(),
+            partial: false,
+        },
+        Next::Part { content: proposed } => {
+            let most = (proposed + splitter.lookahead).min(unread.len());
+            let after = splitter.rest_of_line(&unread[proposed..most]).len();
+            let part = |content: usize| Piece {
+                after: &unread[content..proposed + after],
+                is_part: true,
+                ..whole(content)
+            };
+            let content = treatment.cut(&part(proposed));
+            Found {
+                piece: part(content),
+                bytes: content,
+                partial: content < unread.len(),
+            }
+        }
+        Next::Unfinished(_) => Found {
+            piece: whole(0),
+            bytes: 0,
+            partial: false,
+        },
     }
 }
 
@@ -861,5 +1017,7 @@ fn seconds_since_1970() -> u64 {
 mod content_test;
 #[cfg(test)]
 mod model_test;
+#[cfg(test)]
+mod treating_test;
 #[cfg(test)]
 mod watched_set_test;

@@ -14,6 +14,8 @@ use regex::bytes::Regex;
 pub struct Splitter {
     /// Bytes of content beyond which a line is split.
     pub line_max: usize,
+    /// Bytes that must be known of a line behind the place where it is split, if it has as many.
+    pub lookahead: usize,
     /// What the file's bytes are.
     pub encoding: &'static Encoding,
     /// Which lines are one.
@@ -141,6 +143,7 @@ impl Splitter {
     pub fn new(line_max: usize) -> Self {
         Self {
             line_max,
+            lookahead: 0,
             encoding: UTF_8,
             grouping: None,
         }
@@ -213,7 +216,11 @@ impl Splitter {
     fn line(&self, buffer: &[u8], searched: usize, ended: bool) -> Next {
         let Some((content, end)) = self.line_end(buffer, searched) else {
             // As much more than allowed may still be the CR of a line end.
-            let spare = if ended { 0 } else { self.unit() };
+            let spare = if ended {
+                0
+            } else {
+                self.unit() + self.lookahead
+            };
             return if buffer.len() > self.line_max + spare {
                 self.part(buffer)
             } else if ended && !buffer.is_empty() {
@@ -235,6 +242,27 @@ impl Splitter {
             end,
             lines,
         }
+    }
+
+    /// Bytes of a line that may have to be in hand before anything of it can be taken.
+    #[must_use]
+    pub fn held_max(&self) -> usize {
+        self.line_max + self.lookahead
+    }
+
+    /// What of `buffer` belongs to the line that it begins in.
+    #[must_use]
+    pub fn rest_of_line<'a>(&self, buffer: &'a [u8]) -> &'a [u8] {
+        let content = self.line_end(buffer, 0).map(|(content, _)| content);
+        &buffer[..content.unwrap_or(buffer.len())]
+    }
+
+    /// Whether a line begins behind `before`, which ends what stands before it in the file. Behind
+    /// the zeros of a hole one does.
+    #[must_use]
+    pub fn begins_line(&self, before: &[u8]) -> bool {
+        let last = &before[before.len().saturating_sub(self.unit())..];
+        last.iter().all(|byte| *byte == 0) || self.line_end(last, 0).is_some()
     }
 
     /// Bytes of a code unit, which a line end consists of one or two of.

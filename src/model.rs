@@ -309,6 +309,8 @@ pub struct Batch {
     pub ranges: Vec<Range>,
     /// Lines in the body.
     pub lines: u64,
+    /// AMQP priority, 1 to 9; 0 for none.
+    pub priority: u8,
     /// Length of the body before compression.
     pub bytes: u64,
     /// How they stand in the body.

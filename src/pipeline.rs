@@ -25,6 +25,7 @@ use crate::tail::discover::{Discovery, Memory, Waker};
 use crate::tail::watch::{Hints, Watches};
 use crate::tail::{Event, Source, Tail};
 use crate::telemetry::Recent;
+use crate::treat::Treatment;
 use crate::wire::Sender as WireSender;
 pub use report::{Ask, Question, Questions, Silent, questions};
 
@@ -151,6 +152,7 @@ impl Pipeline {
         let (agent, lost) = (loaded.agent, loaded.lost_bytes);
         let told = report::Memory::new(config, agent, lost, poll_interval, watch.recent);
         let tail = tail(config, loaded);
+        let treatments = treatments(config);
         let work = {
             let (sender, hints, credit) = (sender.clone(), hints.clone(), credit.clone());
             move || {
@@ -158,7 +160,8 @@ impl Pipeline {
                     let _ = tell_output.send(output);
                 };
                 let len_max = |source: &str| sender.ranges_len_max(source);
-                Lane::new(options, tail, len_max, hints, credit, send).run(&lane_inputs);
+                let lane = Lane::new(options, tail, treatments, len_max, hints, credit, send);
+                lane.run(&lane_inputs);
             }
         };
         spawn("lane", Box::new(work));
@@ -506,6 +509,11 @@ fn lane_options(config: &Config) -> lane::Options {
         linger: config.batch.linger,
         ..lane::Options::default()
     }
+}
+
+fn treatments(config: &Config) -> Vec<Treatment> {
+    let treatment = |source: &crate::config::Source| source.treatment.clone();
+    config.sources.iter().map(treatment).collect()
 }
 
 fn tail(config: &Config, loaded: Loaded) -> Tail {

@@ -54,6 +54,8 @@ pub struct Message {
     pub content_type: &'static str,
     /// What the body is packed with.
     pub content_encoding: Option<&'static str>,
+    /// Only of an urgent batch, and only where one is configured.
+    pub priority: Option<u8>,
     /// Seconds since 1970 at which the batch was closed.
     pub timestamp: u64,
     /// Header `agent`.
@@ -101,6 +103,10 @@ impl Message {
             ("content_type", Some(self.content_type.to_owned())),
             ("content_encoding", encoding),
             ("delivery_mode", Some(DELIVERY_MODE.to_string())),
+            (
+                "priority",
+                self.priority.map(|priority| priority.to_string()),
+            ),
             ("message_id", Some(self.message_id.to_string())),
             ("timestamp", Some(self.timestamp.to_string())),
             ("type", Some(self.kind.to_owned())),
@@ -127,6 +133,7 @@ impl Sender {
             kind,
             content_type: content_type(batch.format),
             content_encoding: batch.coding.map(content_encoding),
+            priority: (batch.priority > 0).then_some(batch.priority),
             timestamp: batch.closed_at,
             agent: self.agent.to_string(),
             host: Arc::clone(&self.host),
@@ -304,6 +311,7 @@ mod tests {
                 source: "app".into(),
                 ranges: vec![range(b"/a")],
                 lines,
+                priority: 0,
                 bytes: 8812,
                 format,
                 coding,

@@ -391,6 +391,10 @@ fn properties(message: &Message) -> BasicProperties {
         Some(coding) => BasicProperties::default().with_content_encoding(coding.into()),
         None => BasicProperties::default(),
     };
+    let properties = match message.priority {
+        Some(priority) => properties.with_priority(priority),
+        None => properties,
+    };
     properties
         .with_content_type(message.content_type.into())
         .with_headers(headers)

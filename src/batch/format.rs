@@ -42,14 +42,24 @@ fn object(body: &mut Vec<u8>, origin: &Origin, line: &Line<'_>) {
         body.extend_from_slice(br#","partial":true"#);
     }
     body.extend_from_slice(br#"},"message":"#);
-    match std::str::from_utf8(line.content) {
-        Ok(text) => string(body, text),
-        Err(_) => {
-            string(body, &String::from_utf8_lossy(line.content));
-            body.extend_from_slice(br#","message_base64":""#);
-            body.extend_from_slice(BASE64.encode(line.content).as_bytes());
-            body.push(b'"');
-        }
+    string(body, line.message);
+    if let Some(exact) = line.exact {
+        body.extend_from_slice(br#","message_base64":""#);
+        body.extend_from_slice(BASE64.encode(exact).as_bytes());
+        body.push(b'"');
+    }
+    if !line.labels.is_empty() {
+        body.extend_from_slice(br#","labels":"#);
+        body.extend_from_slice(line.labels.as_bytes());
+    }
+    if let Some(parsed) = line.parsed {
+        body.extend_from_slice(br#","parsed":"#);
+        body.extend_from_slice(parsed.as_bytes());
+    }
+    if let Some(error) = line.error {
+        body.extend_from_slice(br#","error":{"message":"#);
+        string(body, error);
+        body.push(b'}');
     }
     body.push(b'}');
 }
@@ -78,13 +88,13 @@ mod tests {
         body
     }
 
-    fn line<'a>(raw: &'a [u8], content: &'a [u8]) -> Line<'a> {
+    fn line<'a>(raw: &'a [u8], message: &'a str) -> Line<'a> {
         Line {
             timestamp: "2026-11-22T13:15:00.123Z",
             offset: 8812,
             raw,
-            content,
-            partial: false,
+            message,
+            ..Line::default()
         }
     }
 
@@ -100,17 +110,36 @@ mod tests {
              \"log\":{{\"file\":{{\"path\":\"/var/log/app/a.log\",\"id\":\"{id}\"}},\
              \"offset\":8812,\"bytes\":11}},\"message\":\"GET / 200\"}}"
         );
-        let line = line(b"GET / 200\r\n", b"GET / 200");
+        let line = line(b"GET / 200\r\n", "GET / 200");
         assert_eq!(text(Format::Ndjson, &line), format!("{object}\n"));
         assert_eq!(text(Format::Json, &line), object);
         assert_eq!(encoded(Format::Lines, &line), b"GET / 200\r\n");
     }
 
     #[test]
+    fn what_was_made_of_a_line_stands_behind_its_message() {
+        let line = Line {
+            labels: r#"{"env":"prod"}"#,
+            parsed: Some(r#"{"status":200}"#),
+            error: Some("a \"fault\""),
+            ..line(b"x\n", "x")
+        };
+        let body = text(Format::Json, &line);
+        let behind = concat!(
+            r#""message":"x","labels":{"env":"prod"},"parsed":{"status":200},"#,
+            r#""error":{"message":"a \"fault\""}}"#
+        );
+        assert!(body.ends_with(behind), "{body}");
+        assert_eq!(encoded(Format::Lines, &line), b"x\n");
+    }
+
+    #[test]
     fn bytes_that_are_not_utf8_stand_beside_their_readable_form() {
+        let bytes = b"a\xff\0\"";
         let part = Line {
             partial: true,
-            ..line(b"a\xff\0\"", b"a\xff\0\"")
+            exact: Some(bytes),
+            ..line(bytes, "a\u{fffd}\0\"")
         };
         let body = text(Format::Ndjson, &part);
         assert!(body.contains(r#""bytes":4,"partial":true}"#), "{body}");
@@ -120,7 +149,7 @@ mod tests {
             ),
             "{body}"
         );
-        assert_eq!(encoded(Format::Lines, &part), b"a\xff\0\"");
+        assert_eq!(encoded(Format::Lines, &part), bytes);
     }
 
     #[test]
@@ -128,7 +157,12 @@ mod tests {
         // A NUL takes six bytes, and one byte that is not UTF-8 adds the base64 of all.
         let mut content = vec![0; 1 << 20];
         content[0] = 0xff;
-        let bytes = encoded(Format::Ndjson, &line(&content, &content)).len();
+        let message = String::from_utf8_lossy(&content);
+        let line = Line {
+            exact: Some(&content),
+            ..line(&content, &message)
+        };
+        let bytes = encoded(Format::Ndjson, &line).len();
         assert!(bytes > 7 << 20 && bytes < BODY_MAX - (64 << 10), "{bytes}");
     }
 }

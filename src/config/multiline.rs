@@ -13,6 +13,10 @@ const PATTERN_SIZE_MAX: usize = 4 << 20;
 /// Shorter waits are for lines that are written in one go anyway.
 const TIMEOUT_LEAST: Duration = Duration::from_millis(1);
 
+/// What holds unless the table says otherwise.
+const TIMEOUT: Duration = Duration::from_secs(1);
+const LINES_MAX: usize = 1000;
+
 const EXAMPLE: &str = "for example start = '^\\d{4}-' or continuation = '^\\s'";
 
 /// The grouping that the table asks for; nothing where there is no table.
@@ -53,10 +57,16 @@ pub(super) fn multiline(
             TIMEOUT_LEAST
         }
         Some(spot) => spot.value,
-        None => Duration::from_secs(1),
+        None => TIMEOUT,
     };
     let lines_max = table.integer("max_lines", problems);
-    let lines_max = within(lines_max, 1, u64::from(u32::MAX), 1000, problems);
+    let lines_max = within(
+        lines_max,
+        1,
+        u64::from(u32::MAX),
+        LINES_MAX as u64,
+        problems,
+    );
     let bytes_max = table.size("max_bytes", problems);
     let bytes_max = within(bytes_max, 1, LINE_MAX, LINE_MAX, problems);
     table.finish(MULTILINE, problems);
@@ -67,6 +77,17 @@ pub(super) fn multiline(
         timeout,
     };
     Some(place.with(grouping))
+}
+
+/// How lines that a container runtime split are one again, unless there is a table.
+pub(super) fn of_containers() -> Grouping {
+    let max = usize::try_from(LINE_MAX).unwrap_or(usize::MAX);
+    Grouping {
+        rule: Rule::Cri,
+        lines_max: LINES_MAX,
+        bytes_max: max,
+        timeout: TIMEOUT,
+    }
 }
 
 fn compiled(spot: &Spot<String>, problems: &mut Vec<Problem>) -> Option<Regex> {

@@ -48,6 +48,8 @@ pub const SOURCE: &[&str] = &[
 ];
 /// `[source.multiline]`.
 pub const MULTILINE: &[&str] = &["start", "continuation", "timeout", "max_lines", "max_bytes"];
+/// An entry of `redact`.
+pub const REDACT: &[&str] = &["pattern", "replace"];
 /// `[batch]`.
 pub const BATCH: &[&str] = &[
     "format",
@@ -356,6 +358,13 @@ impl<'a> Table<'a> {
         matches!(value, Some(DeValue::Array(items)) if items.is_empty())
     }
 
+    /// Whether `key` is an empty text.
+    #[must_use]
+    pub fn is_empty_text(&self, key: &str) -> bool {
+        let value = self.entries.get(key).map(Spanned::get_ref);
+        value.and_then(DeValue::as_str).is_some_and(str::is_empty)
+    }
+
     /// A problem with the value of `key`, or with the table where there is none.
     #[must_use]
     pub fn problem_of(&self, key: &str, text: String) -> Problem {
@@ -385,11 +394,7 @@ impl<'a> Table<'a> {
     /// A text as it stands: no variables in it.
     pub fn literal(&mut self, key: &str, problems: &mut Vec<Problem>) -> Option<Spot<String>> {
         let spot = self.take(key)?;
-        let text = spot.value.as_str().map(str::to_owned);
-        if text.is_none() {
-            problems.push(wrong_type(&spot, "a text in quotes"));
-        }
-        text.map(|text| spot.with(text))
+        plain(&spot, problems)
     }
 
     /// Where `key` stands, or the table where it does not.
@@ -413,20 +418,37 @@ impl<'a> Table<'a> {
         }
     }
 
+    /// A list of texts as they stand.
+    pub fn literals(
+        &mut self,
+        key: &str,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Vec<Spot<String>>> {
+        let items = self.items(key, problems)?;
+        Some(
+            items
+                .iter()
+                .filter_map(|item| plain(item, problems))
+                .collect(),
+        )
+    }
+
     /// A list of texts.
     pub fn strings(&mut self, key: &str, problems: &mut Vec<Problem>) -> Option<Vec<Spot<String>>> {
+        let items = self.items(key, problems)?;
+        let text = |item| self.text(item, problems);
+        Some(items.iter().filter_map(text).collect())
+    }
+
+    fn items(&mut self, key: &str, problems: &mut Vec<Problem>) -> Option<Vec<Spot<DeValue<'a>>>> {
         let spot = self.take(key)?;
         let DeValue::Array(items) = &spot.value else {
             let problem = wrong_type(&spot, "a list of texts");
             problems.push(problem.advise(format!("write {key} = [\"…\"]")));
             return None;
         };
-        let mut texts = Vec::new();
-        for item in items.iter() {
-            let item = self.spot(item.span(), item.get_ref().clone());
-            texts.extend(self.text(&item, problems));
-        }
-        Some(texts)
+        let item = |item: &Spanned<DeValue<'a>>| self.spot(item.span(), item.get_ref().clone());
+        Some(items.iter().map(item).collect())
     }
 
     /// One of some words.
@@ -548,6 +570,26 @@ impl<'a> Table<'a> {
 
     /// A list of tables; an empty one where there is none.
     pub fn tables(&mut self, key: &str, problems: &mut Vec<Problem>) -> Vec<Table<'a>> {
+        let advice = format!("write [[{key}]], with two brackets");
+        self.tables_or(key, &advice, problems)
+    }
+
+    /// A list of tables that are written in one line each.
+    pub fn inline_tables(
+        &mut self,
+        key: &str,
+        example: &str,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<Table<'a>> {
+        self.tables_or(key, &format!("write {key} = [{example}]"), problems)
+    }
+
+    fn tables_or(
+        &mut self,
+        key: &str,
+        advice: &str,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<Table<'a>> {
         let Some(spot) = self.take(key) else {
             return Vec::new();
         };
@@ -555,7 +597,7 @@ impl<'a> Table<'a> {
             DeValue::Array(items) => items.iter().cloned().collect(),
             _ => {
                 let problem = wrong_type(&spot, "a list of tables");
-                problems.push(problem.advise(format!("write [[{key}]], with two brackets")));
+                problems.push(problem.advise(advice.to_owned()));
                 return Vec::new();
             }
         };
@@ -581,6 +623,22 @@ impl<'a> Table<'a> {
             entries,
             taken: HashSet::new(),
         }
+    }
+
+    /// A table of texts, with variables of the environment in them.
+    pub fn texts(
+        &mut self,
+        key: &str,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<(Spot<String>, Spot<String>)> {
+        let table = self.table(key, problems);
+        let mut texts = Vec::new();
+        for (name, value) in &table.entries {
+            let spot = table.spot(value.span(), value.get_ref().clone());
+            let name = table.spot(name.span(), name.get_ref().to_string());
+            texts.extend(table.text(&spot, problems).map(|text| (name, text)));
+        }
+        texts
     }
 
     /// A table of whole numbers, texts and booleans.
@@ -653,6 +711,14 @@ impl<'a> Table<'a> {
 
 const SIZES: &str = "write \"64KiB\", \"1MB\" or a plain number of bytes";
 const DURATIONS: &str = "write \"250ms\", \"5s\", \"10m\", \"2h\" or \"7d\", whole numbers only";
+
+fn plain(spot: &Spot<DeValue<'_>>, problems: &mut Vec<Problem>) -> Option<Spot<String>> {
+    let text = spot.value.as_str().map(str::to_owned);
+    if text.is_none() {
+        problems.push(wrong_type(spot, "a text in quotes"));
+    }
+    text.map(|text| spot.with(text))
+}
 
 fn wrong_type(spot: &Spot<DeValue<'_>>, wanted: &str) -> Problem {
     let found = match &spot.value {

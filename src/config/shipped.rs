@@ -95,5 +95,5 @@ fn the_examples_are_valid_and_warn_of_nothing() {
         assert!(!config.sources.is_empty());
         seen += 1;
     }
-    assert_eq!(seen, 3);
+    assert_eq!(seen, 4);
 }

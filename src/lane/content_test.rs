@@ -18,27 +18,35 @@ use crate::model::{Batch, Confirmed, FileRecord, Skipped};
 use crate::tail::discover::{Memory, Pattern, Selection, scan};
 use crate::tail::watch::Hints;
 use crate::tail::{Event, Source, Tail};
+use crate::treat::Treatment;
 
 type Tested = Lane<Box<dyn Fn(Output)>>;
 
 /// A lane on one file, and what came out of it.
-struct Rig {
+pub(super) struct Rig {
     directory: tempfile::TempDir,
     splitter: Arc<Splitter>,
+    treatment: Treatment,
+    lineless_linger: Duration,
     lane: Tested,
     outputs: Receiver<Output>,
     now: Instant,
     memory: Memory,
     record: Option<FileRecord>,
     /// Offset, bytes, whether it is a part, and the text of each line.
-    lines: Vec<(u64, u64, bool, String)>,
+    pub(super) lines: Vec<(u64, u64, bool, String)>,
     /// Up to where ranges tile the last generation that was found,
-    tiled: u64,
+    pub(super) tiled: u64,
     /// and what of it they skip.
     skipped: Vec<(Skipped, u64)>,
 }
 
-fn lane(splitter: &Arc<Splitter>, known: Vec<FileRecord>) -> (Tested, Receiver<Output>) {
+fn lane(
+    splitter: &Arc<Splitter>,
+    treatment: &Treatment,
+    lineless_linger: Duration,
+    known: Vec<FileRecord>,
+) -> (Tested, Receiver<Output>) {
     let (sender, outputs) = channel();
     let send: Box<dyn Fn(Output)> = Box::new(move |output| {
         let _ = sender.send(output);
@@ -52,20 +60,39 @@ fn lane(splitter: &Arc<Splitter>, known: Vec<FileRecord>) -> (Tested, Receiver<O
     let tail = Tail::new("host".into(), vec![source], known);
     let options = Options {
         linger: Duration::ZERO,
+        lineless_linger,
         ..Options::default()
     };
     let credit = Credit::new(64 << 20, || {});
-    let lane = Lane::new(options, tail, |_| 500, Hints::default(), credit, send);
+    let lane = Lane::new(
+        options,
+        tail,
+        vec![treatment.clone()],
+        |_| 500,
+        Hints::default(),
+        credit,
+        send,
+    );
     (lane, outputs)
 }
 
 impl Rig {
     fn new(splitter: Splitter) -> Self {
+        Self::treating(splitter, Treatment::default(), Duration::ZERO)
+    }
+
+    pub(super) fn treating(
+        splitter: Splitter,
+        treatment: Treatment,
+        lineless_linger: Duration,
+    ) -> Self {
         let splitter = Arc::new(splitter);
-        let (lane, outputs) = lane(&splitter, Vec::new());
+        let (lane, outputs) = lane(&splitter, &treatment, lineless_linger, Vec::new());
         Self {
             directory: tempfile::tempdir().expect("a directory"),
             splitter,
+            treatment,
+            lineless_linger,
             lane,
             outputs,
             now: Instant::now(),
@@ -94,7 +121,7 @@ impl Rig {
         self.directory.path().join("a.log")
     }
 
-    fn append(&mut self, text: impl AsRef<[u8]>) {
+    pub(super) fn append(&mut self, text: impl AsRef<[u8]>) {
         let mut options = OpenOptions::new();
         let mut file = options
             .create(true)
@@ -105,7 +132,7 @@ impl Rig {
     }
 
     /// Lets so much time go by, and the lane do what there is to do.
-    fn wait(&mut self, seconds: u64) {
+    pub(super) fn wait(&mut self, seconds: u64) {
         self.now += Duration::from_secs(seconds);
         let glob = self.path();
         let pattern = Pattern::parse(glob.to_str().expect("UTF-8")).expect("a glob");
@@ -175,8 +202,9 @@ impl Rig {
     }
 
     /// A start after everything that came out was confirmed.
-    fn restart(&mut self) {
-        let (lane, outputs) = lane(&self.splitter, self.record.clone().into_iter().collect());
+    pub(super) fn restart(&mut self) {
+        let known = self.record.clone().into_iter().collect();
+        let (lane, outputs) = lane(&self.splitter, &self.treatment, self.lineless_linger, known);
         (self.lane, self.outputs) = (lane, outputs);
     }
 

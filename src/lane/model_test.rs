@@ -19,6 +19,7 @@ use crate::model::{Batch, Confirmed, FileId, FileRecord, Format, Mark, Rewind, S
 use crate::tail::discover::{Memory, Pattern, Selection, scan};
 use crate::tail::watch::Hints;
 use crate::tail::{Event, Source, Tail};
+use crate::treat::Treatment;
 
 /// Sequences of one run.
 const SEQUENCES: u64 = 3_000;
@@ -243,6 +244,7 @@ impl Rig {
         self.lane = Some(Lane::new(
             options,
             tail,
+            vec![Treatment::default()],
             |_| 500,
             Hints::default(),
             credit,

@@ -16,6 +16,7 @@ use crate::model::{Batch, Confirmed, FileId, FileRecord, Mark, Skipped};
 use crate::tail::discover::{Memory, Pattern, Selection, scan};
 use crate::tail::watch::Hints;
 use crate::tail::{Event, Source, Tail};
+use crate::treat::Treatment;
 
 type Send = Box<dyn Fn(Output)>;
 
@@ -100,7 +101,15 @@ impl Rig {
         };
         let credit = Credit::new(1 << 20, || {});
         self.outputs = outputs;
-        let lane = Lane::new(options, tail, |_| 500, Hints::default(), credit, send);
+        let lane = Lane::new(
+            options,
+            tail,
+            vec![Treatment::default()],
+            |_| 500,
+            Hints::default(),
+            credit,
+            send,
+        );
         self.lane = Some(lane);
         let paths = self.records.values();
         let paths = paths.map(|record| record.path.as_path().to_path_buf());

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::{lane_options, tail};
+use super::{lane_options, tail, treatments};
 use crate::batch::unpack;
 use crate::config::Config;
 use crate::lane::{FEW_UNACKNOWLEDGED, Input, Lane, Options, Output};
@@ -122,6 +122,7 @@ impl<T: FnMut(Previewed) -> bool> Alone<T> {
         };
         let options = Options {
             linger: Duration::ZERO,
+            lineless_linger: Duration::ZERO,
             ..lane_options(config)
         };
         let credit = Credit::new(usize::MAX, || {});
@@ -137,7 +138,15 @@ impl<T: FnMut(Previewed) -> bool> Alone<T> {
         let tail = tail(config, nothing);
         let len_max = |source: &str| sender.ranges_len_max(source);
         Self {
-            lane: Lane::new(options, tail, len_max, Hints::default(), credit, send),
+            lane: Lane::new(
+                options,
+                tail,
+                treatments(config),
+                len_max,
+                Hints::default(),
+                credit,
+                send,
+            ),
             outputs,
             sender,
             load,

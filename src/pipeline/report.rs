@@ -295,11 +295,11 @@ impl Answer {
     /// Adds what the lane said.
     fn add_lane(&mut self, report: &lane::Report) {
         let status = &mut self.status;
-        for (source, (name, lines)) in status.sources.iter_mut().zip(&report.sources) {
-            debug_assert_eq!(source.name, **name, "both in the configuration's order");
+        for (source, said) in status.sources.iter_mut().zip(&report.sources) {
+            debug_assert_eq!(source.name, *said.name, "both in the configuration's order");
             (source.files, source.lag) = (Some(0), Some(0));
-            // Filters are not built yet.
-            (source.lines, source.dropped) = (Some(*lines), Some(0));
+            let dropped = said.count.dropped_by_keep + said.count.dropped_by_drop;
+            (source.lines, source.dropped) = (Some(said.count.read), Some(dropped));
         }
         let mut files = Vec::with_capacity(report.files.len());
         for file in &report.files {

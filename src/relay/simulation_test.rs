@@ -190,6 +190,7 @@ impl World {
             source: "app".into(),
             ranges: vec![range],
             lines: 1,
+            priority: 0,
             bytes: 1,
             body: Bytes::from_static(b"x"),
             format: crate::model::Format::default(),

@@ -51,6 +51,14 @@ impl Scratch {
         self.line_start
     }
 
+    /// What stands before the byte `at` bytes into [`Scratch::unread`]: some bytes of it, fewer
+    /// only where the file begins.
+    #[must_use]
+    pub fn before(&self, at: usize) -> &[u8] {
+        let end = self.behind + at;
+        &self.bytes[end.saturating_sub(PROOF_LEN)..end]
+    }
+
     /// Forgets what was read last: all but the first `before` unread bytes.
     pub fn forget_new(&mut self, before: usize) {
         self.filled = self.behind + before;

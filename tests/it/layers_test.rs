@@ -24,6 +24,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "pipeline",
         &[
             "amqp", "batch", "config", "lane", "publish", "relay", "state", "status", "tail",
+            "treat",
         ],
     ),
     ("daemon", &["config", "pipeline", "state", "status"]),

@@ -30,3 +30,4 @@ mod status_test;
 mod support;
 mod support_test;
 mod topology_test;
+mod treatment_test;
