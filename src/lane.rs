@@ -961,8 +961,13 @@ fn found<'a>(
     let unread = &scratch.unread()[at..];
     let before = scratch.before(at);
     let begins = splitter.begins_line(before);
+    let mark = if scratch.offset() + at as u64 == 0 {
+        treatment.byte_order_mark(unread)
+    } else {
+        0
+    };
     let whole = |content: usize| Piece {
-        content: &unread[..content],
+        content: &unread[mark.min(content)..content],
         before: if begins { &[] } else { before },
         after: &[],
         is_part: !begins,
@@ -985,7 +990,7 @@ fn found<'a>(
                 is_part: true,
                 ..whole(content)
             };
-            let content = treatment.cut(&part(proposed));
+            let content = mark.min(proposed) + treatment.cut(&part(proposed));
             Found {
                 piece: part(content),
                 bytes: content,

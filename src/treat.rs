@@ -134,6 +134,14 @@ impl Treatment {
         if self.redact.is_empty() { 0 } else { LOOKAHEAD }
     }
 
+    /// Bytes of the byte order mark that the file's first bytes are, if they are one of its
+    /// encoding: it is no part of the first line's text.
+    #[must_use]
+    pub fn byte_order_mark(&self, bytes: &[u8]) -> usize {
+        let mark = Encoding::for_bom(bytes).filter(|(encoding, _)| *encoding == self.encoding);
+        mark.map_or(0, |(_, len)| len)
+    }
+
     /// Where a part of an over-long line ends: at `piece.content`'s end, which `piece.after`
     /// follows, or elsewhere, if something that must not leave would go in two pieces. That is
     /// before it, or, for what begins with the part, behind it by at most `piece.after`. The same
@@ -216,7 +224,6 @@ impl Treatment {
                 "redacted: replacements left out, they would make the line too long".to_owned(),
             );
         }
-        let message = redacted.text[view.start..redacted.end_of(view.end)].to_owned();
         let exact = match text.exact {
             Some(bytes) if self.encoding == UTF_8 => {
                 let place = |at: usize| text.bad.bytes_before(at - view.start);
@@ -228,6 +235,10 @@ impl Treatment {
             // Where the match stands in bytes of another encoding is not known.
             _ => None,
         };
+        let (start, end) = (view.start, redacted.end_of(view.end));
+        let mut message = redacted.text;
+        message.truncate(end);
+        message.drain(..start);
         (message.into(), exact)
     }
 

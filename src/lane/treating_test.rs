@@ -67,6 +67,22 @@ fn a_long_line_is_redacted_the_same_however_it_is_written_read_and_read_again() 
     assert!(cuts.iter().all(|other| *other == cuts[0]), "cut elsewhere");
 }
 
+#[test]
+fn a_byte_order_mark_is_no_text_and_its_bytes_count() {
+    for line_max in [3, 4, 100] {
+        let mut rig = redacting(line_max);
+        rig.append("\u{feff}abc\n\u{feff}d\n");
+        rig.wait(1);
+        let text: String = rig.lines.iter().map(|line| line.3.as_str()).collect();
+        assert!(text.starts_with("abc"), "{text:?}");
+        let bytes: u64 = rig.lines.iter().map(|line| line.1).sum();
+        assert_eq!((bytes, rig.tiled), (12, 12));
+        if line_max == 100 {
+            assert_eq!(text, "abc\u{feff}d");
+        }
+    }
+}
+
 fn dropping(lineless_linger: Duration) -> Rig {
     let treatment = Treatment {
         drop: Some(RegexSet::new(["^drop"]).expect("a pattern")),

@@ -299,6 +299,12 @@ fn what_is_redacted_in_the_message_is_in_no_field_either() {
         parsed(&alone, r#"{"n":7,"m":77}"#).as_deref(),
         Ok(r#"{"n":"seven","m":77}"#)
     );
+    let zero = Treatment {
+        redact: rules(&[(r"\b\d{16}\b", "0")]),
+        ..treatment.clone()
+    };
+    let cards = r#"{"n":4111222233334444,"t":"4111222233334444"}"#;
+    assert_eq!(parsed(&zero, cards).as_deref(), Ok(r#"{"n":0,"t":"0"}"#));
     // Redaction may leave no JSON. The line goes all the same, redacted.
     let treated = line(&treatment, r#"{"n":4123}"#);
     assert_eq!(
