@@ -60,6 +60,8 @@ struct Candidate {
     mark: Mark,
     /// What stands before the mark was looked at, and is the same.
     proved: Option<bool>,
+    /// It is not what the generation is known to hold that begins so, but what was written over it.
+    anew: bool,
 }
 
 impl Examination {
@@ -211,11 +213,12 @@ impl Tail {
     /// Generations that the file may be, as they begin with the same bytes.
     fn candidates(&self, found: &Found, head: &[u8]) -> Vec<Candidate> {
         let mut candidates = Vec::new();
-        let mut add = |id, mark| {
+        let mut add = |id, mark, anew| {
             candidates.push(Candidate {
                 id,
                 mark,
                 proved: None,
+                anew,
             });
         };
         for path in kin_paths(found) {
@@ -226,14 +229,13 @@ impl Tail {
                 if let Ok(Some(identity)) = file.present_identity()
                     && begins(head, &identity.head)
                 {
-                    add(*id, file.batched);
+                    add(*id, file.batched, false);
                 } else if file.holds_now(head) {
-                    // It was written anew, and that was not noticed yet.
-                    add(*id, Mark::default());
+                    add(*id, Mark::default(), true);
                 }
             }
             for record in self.known.begun_like(&path, head) {
-                add(record.id, record.confirmed);
+                add(record.id, record.confirmed, false);
             }
         }
         candidates
@@ -265,26 +267,29 @@ impl Tail {
             identity,
             candidates,
         } = examination;
-        let proved = candidates
-            .iter()
-            .filter(|candidate| candidate.proved == Some(true));
-        let (there, gone): (Vec<FileId>, Vec<FileId>) = proved
-            .map(|candidate| candidate.id)
-            .partition(|id| self.is_where_it_was(*id));
+        let (there, gone): (Vec<Candidate>, Vec<Candidate>) = candidates
+            .into_iter()
+            .filter(|candidate| candidate.proved == Some(true))
+            .partition(|candidate| self.is_where_it_was(candidate.id));
         if let (Some(original), Some(met)) = (there.first(), self.met.get_mut(&found.inode)) {
-            met.verdict = Verdict::CopyOf(*original);
-            if let Some(original) = self.files.get_mut(original)
-                && original.copy.is_none()
+            met.verdict = Verdict::CopyOf(original.id);
+            if let Some(file) = self.files.get_mut(&original.id)
+                && !original.anew
+                && file.copy.is_none()
             {
                 // Held open, lest it be gone when the original is truncated.
                 let mut archive = archive;
                 archive.rest();
-                original.copy = Some((found, Content::Packed(archive)));
+                file.copy = Some((found, Content::Packed(archive)));
             }
             return Ok(());
         }
         // Two that it may be are two too many: in doubt it is none of them.
-        let [id] = gone[..] else {
+        if gone.iter().any(|candidate| candidate.anew) {
+            // By now it has a generation of its own, which the next look knows.
+            return Ok(());
+        }
+        let [Candidate { id, .. }] = gone[..] else {
             return self.take_unknown(&found, *archive, identity, now);
         };
         if self.files.contains_key(&id) {
