@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use encoding_rs::{Encoding, ISO_2022_JP, UTF_8};
+
 use crate::amqp::arguments::{self, grows_without_end, judge};
 use jiff::Timestamp;
 
@@ -356,6 +358,7 @@ fn source(table: &mut Table<'_>, parts: &mut Parts, problems: &mut Vec<Problem>)
         LINE_MAX,
         problems,
     );
+    let encoding = encoding(table, problems);
     let grouping = multiline::multiline(table, problems);
     if let Some(spot) = &grouping {
         let text =
@@ -402,6 +405,7 @@ fn source(table: &mut Table<'_>, parts: &mut Parts, problems: &mut Vec<Problem>)
     let splitter = Splitter {
         grouping,
         lookahead: treatment.lookahead(),
+        encoding,
         ..Splitter::new(usize::try_from(line_max).unwrap_or(usize::MAX))
     };
     Some(Source {
@@ -413,11 +417,52 @@ fn source(table: &mut Table<'_>, parts: &mut Parts, problems: &mut Vec<Problem>)
         },
         from_end,
         treatment: Treatment {
-            encoding: splitter.encoding,
+            encoding,
             ..treatment
         },
         splitter: Arc::new(splitter),
     })
+}
+
+/// Names of encodings that people write; there are more, those of the WHATWG's Encoding Standard.
+const ENCODINGS: &[&str] = &[
+    "utf-8",
+    "utf-16le",
+    "utf-16be",
+    "latin1",
+    "iso-8859-1",
+    "iso-8859-2",
+    "iso-8859-15",
+    "windows-1250",
+    "windows-1251",
+    "windows-1252",
+    "koi8-r",
+    "shift_jis",
+    "euc-jp",
+    "euc-kr",
+    "gb18030",
+    "gbk",
+    "big5",
+];
+
+fn encoding(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> &'static Encoding {
+    let Some(spot) = table.string("encoding", problems) else {
+        return UTF_8;
+    };
+    let encoding = Encoding::for_label_no_replacement(spot.value.as_bytes());
+    // Where a line of it begins depends on the one before.
+    let told = match encoding.filter(|encoding| *encoding != ISO_2022_JP) {
+        Some(encoding) => return encoding,
+        None if encoding.is_some() => format!("{} cannot be read line by line", spot.value),
+        None => format!("not an encoding that is known: {:?}", spot.value),
+    };
+    let lower = spot.value.to_ascii_lowercase();
+    let advice = match raw::nearest(&lower, ENCODINGS.iter().copied()) {
+        Some(near) if near != lower => format!("did you mean {near:?}?"),
+        _ => format!("for example {}", ENCODINGS[1..5].join(", ")),
+    };
+    problems.push(spot.problem(told).advise(advice));
+    UTF_8
 }
 
 fn patterns(globs: &[Spot<String>], problems: &mut Vec<Problem>) -> Vec<Pattern> {
@@ -912,6 +957,31 @@ mod tests {
             Argument::Integer(5)
         );
         assert!(!topology.queues[1].required);
+    }
+
+    #[test]
+    fn an_encoding_has_many_names_and_the_nearest_is_told() {
+        let with = |name: &str| {
+            load_text(&format!(
+                "[[source]]\ninclude = [\"/a.log\"]\nencoding = \"{name}\"\n"
+            ))
+        };
+        for (name, known) in [
+            ("UTF-8", "UTF-8"),
+            ("utf-16", "UTF-16LE"),
+            ("utf-16be", "UTF-16BE"),
+            ("latin1", "windows-1252"),
+            ("shift_jis", "Shift_JIS"),
+        ] {
+            let source = &with(name).expect("valid").sources[0];
+            assert_eq!(source.splitter.encoding.name(), known);
+            assert_eq!(source.treatment.encoding.name(), known);
+        }
+        let told = with("utf-16el").expect_err("refused");
+        assert!(told.contains("did you mean \"utf-16le\"?"), "{told}");
+        let told = with("iso-2022-jp").expect_err("refused");
+        assert!(told.contains("3:12: iso-2022-jp cannot be"), "{told}");
+        assert!(with("iso-2022-kr").is_err());
     }
 
     #[test]

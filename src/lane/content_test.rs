@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use encoding_rs::{Encoding, SHIFT_JIS, UTF_16BE, UTF_16LE, WINDOWS_1252};
 use regex::bytes::Regex;
 
 use super::{Input, Lane, Options, Output};
@@ -443,4 +444,58 @@ fn line_ends_alone_move_the_mark() {
     rig.append("\n\n");
     rig.wait(1);
     assert_eq!((rig.tiled, rig.lines.len()), (10_002, 10_002));
+}
+
+fn encoded(encoding: &'static Encoding) -> Rig {
+    let treatment = Treatment {
+        encoding,
+        ..Treatment::default()
+    };
+    let splitter = Splitter {
+        encoding,
+        ..Splitter::new(100)
+    };
+    Rig::treating(splitter, treatment, Duration::ZERO)
+}
+
+#[test]
+fn a_file_in_utf_16_leaves_in_utf_8_with_offsets_in_its_own_bytes() {
+    for (encoding, little) in [(UTF_16LE, true), (UTF_16BE, false)] {
+        let bytes = |text: &str| -> Vec<u8> {
+            let pair = |unit: u16| match little {
+                true => unit.to_le_bytes(),
+                false => unit.to_be_bytes(),
+            };
+            text.encode_utf16().flat_map(pair).collect()
+        };
+        let mut rig = encoded(encoding);
+        // In pieces that cut code units and surrogate pairs.
+        for piece in bytes("\u{feff}first\r\n\u{10a0a}\u{a0a}\nlast\n").chunks(3) {
+            rig.append(piece);
+            rig.wait(1);
+        }
+        assert_eq!(rig.texts(), ["first", "\u{10a0a}\u{a0a}", "last"]);
+        let offsets: Vec<(u64, u64)> = rig.lines.iter().map(|line| (line.0, line.1)).collect();
+        assert_eq!(offsets, [(0, 16), (16, 8), (24, 10)]);
+        rig.confirm();
+        rig.restart();
+        rig.append(bytes(&("\u{10a0a}".repeat(60) + "\n")));
+        rig.wait(1);
+        let long: String = rig.texts()[3..].concat();
+        assert_eq!(long, "\u{10a0a}".repeat(60), "split between characters");
+        assert_eq!(rig.lines.len(), 6);
+    }
+}
+
+#[test]
+fn older_encodings_are_decoded_and_what_is_wrong_in_them_is_kept() {
+    let mut rig = encoded(WINDOWS_1252);
+    rig.append(b"caf\xe9 \x80\n");
+    rig.wait(1);
+    assert_eq!(rig.texts(), ["café €"]);
+    let mut rig = encoded(SHIFT_JIS);
+    // The second byte of a character may look like a backslash, never like a line feed.
+    rig.append(b"\x83\x5c\x82\xa0\n\x83\n");
+    rig.wait(1);
+    assert_eq!(rig.texts(), ["ソあ", "\u{fffd}"]);
 }
