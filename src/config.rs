@@ -16,6 +16,7 @@ use jiff::Timestamp;
 
 use crate::amqp::{self, Address, Argument, QueueKind};
 use crate::model::{Coding, Compression, Format};
+use crate::tail::descriptors::Limits;
 use crate::tail::discover::{Pattern, PatternError, Selection};
 use crate::wire::BODY_MAX;
 use raw::{Document, Problem, Spot, Table};
@@ -50,6 +51,8 @@ pub struct Config {
     pub host: Arc<str>,
     /// Time that a stop may take.
     pub shutdown_timeout: Duration,
+    /// Bytes on disk that deleted files may pin.
+    pub deleted_bytes_max: u64,
     /// Which files, in the order of the files and of the blocks in them.
     pub sources: Vec<Source>,
     /// When a batch is closed.
@@ -201,6 +204,7 @@ struct Agent {
     control: PathBuf,
     host: Arc<str>,
     shutdown_timeout: Duration,
+    deleted_bytes_max: u64,
 }
 
 impl Parts {
@@ -215,6 +219,7 @@ impl Parts {
             control: agent.control,
             host: agent.host,
             shutdown_timeout: agent.shutdown_timeout,
+            deleted_bytes_max: agent.deleted_bytes_max,
             sources: self.sources,
             batch: self.batch?,
             broker,
@@ -298,11 +303,15 @@ fn agent(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> Option<Agent> {
     let shutdown_timeout = table
         .duration("shutdown_timeout", problems)
         .map_or(Duration::from_secs(10), |spot| spot.value);
+    let deleted_bytes_max = table
+        .size("max_deleted_bytes", problems)
+        .map_or(Limits::default().deleted_bytes_max, |spot| spot.value);
     Some(Agent {
         state_dir,
         control,
         host: host.into(),
         shutdown_timeout,
+        deleted_bytes_max,
     })
 }
 
@@ -762,6 +771,7 @@ mod tests {
             control = "/tmp/c/${APP}.sock"
             host = "web-${APP}"
             shutdown_timeout = "3s"
+            max_deleted_bytes = "1GiB"
             [[source]]
             name = "a$$b"
             include = ["/l/${APP}/*.log", "/l/${NONE:-x}.log"]
@@ -796,6 +806,7 @@ mod tests {
         .expect("valid");
         assert_eq!(&*config.host, "web-shop");
         assert_eq!(config.control, Path::new("/tmp/c/shop.sock"));
+        assert_eq!(config.deleted_bytes_max, 1 << 30);
         assert_eq!(&*config.sources[0].name, "a$b");
         assert_eq!(config.sources[0].line_max, 65_536);
         assert!(config.sources[0].from_end);

@@ -235,7 +235,7 @@ impl<S: Fn(Output)> Lane<S> {
                     self.say_eof(id, now);
                 }
             }
-            Input::Written => self.tail.hint(self.hints.take()),
+            Input::Written => self.tail.hint(self.hints.take(), now),
             Input::Room => {}
             Input::Registered(ids) => ids.into_iter().for_each(|id| self.tail.registered(id)),
             Input::Confirmed(confirmed) => {
@@ -266,6 +266,9 @@ impl<S: Fn(Output)> Lane<S> {
             self.next_look = now + self.options.poll_interval;
             for id in self.tail.orphans_due(now) {
                 self.give_up(id, now);
+            }
+            for id in self.tail.over_deleted_limit() {
+                self.abandon(id, now);
             }
         }
         self.hand_over();
@@ -473,6 +476,26 @@ impl<S: Fn(Output)> Lane<S> {
         }
         self.lose(id, size, now);
         self.say_eof(id, now);
+    }
+
+    /// Lets go of a deleted file before it was read to its end: delivers what was read of its last
+    /// line, accounts for the rest, and says its end.
+    fn abandon(&mut self, id: FileId, now: Instant) {
+        let Some(file) = self.tail.get_mut(id) else {
+            return;
+        };
+        let source = file.source;
+        let line_max = self.tail.source(source).line_max;
+        let reader = self.tail.get_mut(id).and_then(|file| file.reader.as_mut());
+        if let Some(reader) = reader.filter(|reader| reader.held() > 0) {
+            reader.lay_out_unfinished(&mut self.scratch);
+            self.take_last_line(id, line_max, now);
+        }
+        if let Some(size) = self.tail.abandon(id) {
+            self.skip_beginning(id, now);
+            self.lose(id, size, now);
+            self.say_eof(id, now);
+        }
     }
 
     /// Puts what the scratch buffer holds of a line without an end into the batch. Returns how

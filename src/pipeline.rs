@@ -19,6 +19,8 @@ use crate::model::credit::Credit;
 use crate::publish::{Outcome, Queue, Target};
 use crate::relay::{self, Action, Notice, Relay, Verdict};
 use crate::state::{Change, Durable, Loaded, State};
+use crate::sys;
+use crate::tail::descriptors::{Limits, open_files_max};
 use crate::tail::discover::{Discovery, Memory, Waker};
 use crate::tail::watch::{Hints, Watches};
 use crate::tail::{Event, Source, Tail};
@@ -490,7 +492,11 @@ fn tail(config: &Config, loaded: Loaded) -> Tail {
         first_scan: !loaded.scanned.contains(&*source.name),
     };
     let sources = config.sources.iter().map(source).collect();
-    Tail::new(Arc::clone(&config.host), sources, loaded.files)
+    let limits = Limits {
+        open_max: open_files_max(sys::open_files_limit()),
+        deleted_bytes_max: config.deleted_bytes_max,
+    };
+    Tail::new(Arc::clone(&config.host), sources, loaded.files).within(limits)
 }
 
 fn relay(config: &Config, sender: WireSender) -> Relay {

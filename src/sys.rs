@@ -22,6 +22,8 @@ pub struct FileStatus {
     pub born: Option<i64>,
     /// Bytes.
     pub size: u64,
+    /// Bytes that it takes on the disk.
+    pub allocated: u64,
     /// When it was last written to: nanoseconds since 1970.
     pub modified: i64,
     /// Names that it has; 0 once it is deleted.
@@ -55,6 +57,7 @@ pub fn status(file: &File) -> io::Result<FileStatus> {
         ino: stat.stx_ino,
         born,
         size: stat.stx_size,
+        allocated: stat.stx_blocks.saturating_mul(512),
         modified,
         links: stat.stx_nlink,
         owner: stat.stx_uid,
@@ -141,6 +144,13 @@ pub fn raise_open_files_limit() -> Option<u64> {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
     }
+}
+
+/// How many descriptors the process may have; nothing where there is no limit.
+#[must_use]
+pub fn open_files_limit() -> Option<u64> {
+    use rustix::process::{Resource, getrlimit};
+    getrlimit(Resource::Nofile).current
 }
 
 /// Longest path of a Unix socket: `sun_path` less its final NUL.

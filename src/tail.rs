@@ -2,6 +2,7 @@
 //! is to be read next. Makes one path look like one sequence of generations, the old one read to
 //! its end before the new one.
 
+pub mod descriptors;
 pub mod discover;
 pub mod identity;
 mod known;
@@ -25,6 +26,7 @@ use crate::model::{
     Confirmed, Epoch, FileId, FileRecord, Identity, LogPath, Mark, Rewind, Skipped,
 };
 use crate::sys::{self, FileStatus};
+use descriptors::{Limits, Turns};
 use discover::{Found, Scan};
 use identity::Growth;
 use known::{Known, Paths, Whereabouts};
@@ -92,8 +94,14 @@ pub struct Tailed {
     /// Its present name among those that match; nothing once it was renamed out of them or
     /// deleted.
     link: Option<PathBuf>,
+    /// The part of that name in which links may be followed.
+    fixed: Option<Arc<Path>>,
     inode: (u64, u64),
     born: Option<i64>,
+    /// When it was opened.
+    opened: Instant,
+    /// To be closed as soon as what was read of it is confirmed: others wait for its descriptor.
+    yields: bool,
     /// When it was found first, in nanoseconds since 1970.
     found: i64,
     /// When it lost the name that it was first matched under.
@@ -147,8 +155,11 @@ impl Tailed {
             ages: Ages::default(),
             identity: None,
             link: None,
+            fixed: None,
             inode,
             born: None,
+            opened: now,
+            yields: false,
             found: nanoseconds_since_1970(),
             rotated: None,
             superseded: false,
@@ -230,6 +241,10 @@ pub struct Tail {
     paths: Paths,
     /// Inodes under rotation names of which nothing is wanted.
     left_alone: HashMap<(u64, u64), LeftAlone>,
+    limits: Limits,
+    turns: Turns,
+    /// Inodes of files that were closed for want of descriptors, by the name that they have.
+    closed: HashMap<PathBuf, (u64, u64)>,
     ready: VecDeque<FileId>,
     /// Generations that are gone, with what was known to be in them.
     vanished: Vec<(FileId, u64)>,
@@ -262,11 +277,20 @@ impl Tail {
             known,
             paths,
             left_alone: HashMap::new(),
+            limits: Limits::default(),
+            turns: Turns::default(),
+            closed: HashMap::new(),
             ready: VecDeque::new(),
             vanished: Vec::new(),
             refused: HashMap::new(),
             events: Vec::new(),
         }
+    }
+
+    /// The same set, which holds no more than `limits` say.
+    #[must_use]
+    pub fn within(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// What happened since the last call, in order.
@@ -323,13 +347,22 @@ impl Tail {
             .found
             .iter()
             .partition(|found| found.rotated_from.is_some());
+        self.turns.scan_begins();
+        let mut waiting = Vec::new();
         for found in matched {
             if let Some(&id) = self.by_inode.get(&found.inode) {
                 self.seen(id, found, &inode_at, now);
-            } else {
-                self.open(found, now);
+            } else if !self.is_left_alone(found) {
+                // Who waits is not overtaken.
+                if self.turns.any_waits() {
+                    waiting.push(found);
+                } else {
+                    self.open(found, now);
+                }
             }
         }
+        self.sort_by_turn(&mut waiting, now);
+        waiting.into_iter().for_each(|found| self.open(found, now));
         // By now it is known which generations are where they were. The others are looked for
         // under rotation names, oldest first.
         rotated.sort_by_key(|found| found.modified);
@@ -352,6 +385,10 @@ impl Tail {
         self.unlink_unseen(scan, &inode_at, now);
         self.miss_left_alone(scan);
         self.forget_due(scan, now);
+        if self.turns.taken() {
+            let there: HashSet<(u64, u64)> = scan.found.iter().map(|found| found.inode).collect();
+            self.pass_turns_on(|inode| there.contains(inode), now);
+        }
         for index in 0..self.sources.len() {
             if std::mem::take(&mut self.sources[index].first_scan) {
                 let name = Arc::clone(&self.sources[index].name);
@@ -427,7 +464,7 @@ impl Tail {
 
     /// Opens a file that is not in the set, and takes it in.
     fn open(&mut self, found: &Found, now: Instant) {
-        let Some((file, status)) = self.try_open(found) else {
+        let Some((file, status)) = self.try_open(found, now) else {
             return;
         };
         let adopted = self
@@ -438,17 +475,30 @@ impl Tail {
         }
     }
 
-    fn try_open(&mut self, found: &Found) -> Option<(File, FileStatus)> {
-        let opened = found
-            .path
-            .strip_prefix(&found.fixed)
-            .map_err(io::Error::other)
-            .and_then(|below| sys::open_below(&found.fixed, below))
-            .and_then(|file| sys::status(&file).map(|status| (file, status)));
+    fn try_open(&mut self, found: &Found, now: Instant) -> Option<(File, FileStatus)> {
+        if !self.has_room(now) {
+            self.put_off(found, now);
+            return None;
+        }
+        let open = || {
+            let below = found.path.strip_prefix(&found.fixed);
+            let below = below.map_err(io::Error::other)?;
+            let file = sys::open_below(&found.fixed, below)?;
+            sys::status(&file).map(|status| (file, status))
+        };
+        let mut opened = open();
+        // Others than log files take descriptors too.
+        if opened.as_ref().is_err_and(descriptors::is_shortage) && self.make_room(now) {
+            opened = open();
+        }
         let (file, status) = match opened {
             Ok(opened) => opened,
             // Renamed or deleted since the scan; the next scan tells.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) if descriptors::is_shortage(&error) => {
+                self.put_off(found, now);
+                return None;
+            }
             Err(error) => {
                 self.refuse(found, &error.to_string());
                 return None;
@@ -467,7 +517,10 @@ impl Tail {
         if self.by_inode.contains_key(&(status.dev, status.ino)) {
             return None;
         }
-        if self.refused.remove(&found.path).is_some() {
+        self.had_its_turn(found.inode);
+        self.closed.remove(&found.path);
+        let refused = self.refused.remove(&found.path);
+        if refused.is_some_and(|(_, reason)| reason != descriptors::WAITS) {
             info!(path = ?found.path, "log file can be read now");
         }
         Some((file, status))
@@ -519,6 +572,7 @@ impl Tail {
         let mut tailed = Tailed {
             begins,
             link: Some(found.path.clone()),
+            fixed: Some(Arc::clone(&found.fixed)),
             born: status.born,
             rotated: renamed.then_some(now),
             ..Tailed::new(
@@ -566,6 +620,7 @@ impl Tail {
         self.by_path.entry(path.clone()).or_default().push(id);
         if file.reader.is_some() {
             self.by_inode.insert(file.inode, id);
+            self.left_alone.remove(&file.inode);
         }
         if file.rotated.is_some() {
             self.rotated.insert(id);
@@ -679,12 +734,18 @@ impl Tail {
     }
 
     /// These paths were written to.
-    pub fn hint(&mut self, paths: HashSet<PathBuf>) {
+    pub fn hint(&mut self, paths: HashSet<PathBuf>, now: Instant) {
         let mut unknown = false;
         for path in paths {
-            match self.by_link.get(&path) {
-                Some(&id) => self.enqueue(id),
-                None => unknown = true,
+            if let Some(&id) = self.by_link.get(&path) {
+                self.enqueue(id);
+            } else if let Some(inode) = self.closed.remove(&path) {
+                let left = self.left_alone.get(&inode);
+                if let Some(found) = left.and_then(|left| left.closed.clone()) {
+                    self.open(&found, now);
+                }
+            } else {
+                unknown = true;
             }
         }
         if unknown {
@@ -723,7 +784,8 @@ impl Tail {
                 .failure
                 .as_ref()
                 .is_some_and(|failure| failure.until > now)
-                || file.registration == Registration::Asked;
+                || file.registration == Registration::Asked
+                || file.yields;
             let predecessor = file.predecessor;
             if waits {
                 continue;
@@ -886,19 +948,23 @@ impl Tail {
             Some(Ok(status)) if status.links > 0 => Whereabouts::Away(now + known::ELSEWHERE_FOR),
             _ => Whereabouts::Gone,
         };
-        if let Some(identity) = file.identity {
-            let record = FileRecord {
-                id,
-                source: Arc::clone(&self.sources[file.source].name),
-                path: file.origin.path.clone(),
-                found: file.found,
-                identity,
-                begins: file.begins,
-                confirmed: file.confirmed,
-            };
+        if let Some(record) = self.record(id, &file) {
             self.remember(record, whereabouts, now);
         }
         info!(path = ?file.origin.path, file = %id, "log file let go");
+    }
+
+    /// What is to be known of a generation that is not read any more; nothing of an empty one.
+    fn record(&self, id: FileId, file: &Tailed) -> Option<FileRecord> {
+        Some(FileRecord {
+            id,
+            source: Arc::clone(&self.sources[file.source].name),
+            path: file.origin.path.clone(),
+            found: file.found,
+            identity: file.identity?,
+            begins: file.begins,
+            confirmed: file.confirmed,
+        })
     }
 
     fn remember(&mut self, record: FileRecord, whereabouts: Whereabouts, now: Instant) {

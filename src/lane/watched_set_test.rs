@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::{Input, Lane, Options, Output};
 use crate::model::credit::Credit;
 use crate::model::{Batch, Confirmed, FileId, FileRecord, Mark, Skipped};
+use crate::tail::descriptors::Limits;
 use crate::tail::discover::{Memory, Pattern, Selection, scan};
 use crate::tail::watch::Hints;
 use crate::tail::{Event, Source, Tail};
@@ -22,6 +23,7 @@ struct Rig {
     directory: tempfile::TempDir,
     selection: Selection,
     source: Source,
+    limits: Limits,
     now: Instant,
     lane: Option<Lane<Send>>,
     outputs: Receiver<Output>,
@@ -65,6 +67,7 @@ impl Rig {
                 line_max: 1000,
                 first_scan: true,
             },
+            limits: Limits::default(),
             now: Instant::now(),
             lane: None,
             outputs,
@@ -90,7 +93,7 @@ impl Rig {
             ..self.source.clone()
         };
         let records = self.records.values().cloned().collect();
-        let tail = Tail::new("host".into(), vec![source], records);
+        let tail = Tail::new("host".into(), vec![source], records).within(self.limits);
         let options = Options {
             linger: Duration::ZERO,
             ..Options::default()
@@ -229,10 +232,19 @@ impl Rig {
         append(&self.path(name), text);
     }
 
-    /// Files that the lane holds open.
-    fn open_files(&mut self) -> usize {
-        let files = self.lane().tail.report(Instant::now());
-        files.iter().filter(|file| file.id.is_some()).count()
+    /// Descriptors of this process in the rig's directory, deleted ones included.
+    fn open_files(&self) -> usize {
+        let descriptors = fs::read_dir("/proc/self/fd").expect("a list");
+        let targets = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        let here = |target: &PathBuf| target.starts_with(self.directory.path());
+        targets.filter(here).count()
+    }
+
+    fn limited(include: &str, limits: Limits) -> Self {
+        let mut rig = Self::new(include);
+        rig.limits = limits;
+        rig.start();
+        rig
     }
 }
 
@@ -426,4 +438,133 @@ fn a_hundred_thousand_remembered_files_cost_a_scan_nothing_and_are_forgotten_in_
     );
     assert_eq!(rig.records.len(), 1);
     assert_eq!(rig.texts("a.log"), ["one\ntwo\n"]);
+}
+
+#[test]
+fn more_files_than_may_be_open_take_turns_and_every_line_comes_once() {
+    const FILES: usize = 50;
+    let mut rig = Rig::limited(
+        "*.log",
+        Limits {
+            open_max: 8,
+            ..Limits::default()
+        },
+    );
+    let mut wanted = vec![String::new(); FILES];
+    for number in 0..4 {
+        for (file, wanted) in wanted.iter_mut().enumerate() {
+            let line = format!("line {number} of {file}\n");
+            rig.append(&format!("{file}.log"), &line);
+            wanted.push_str(&line);
+        }
+        for _ in 0..20 {
+            rig.pass(1);
+            assert!(rig.open_files() <= 8);
+        }
+    }
+    for (file, wanted) in wanted.iter().enumerate() {
+        assert_eq!(rig.texts(&format!("{file}.log")), [wanted.as_str()]);
+    }
+    assert_eq!(rig.records.len(), FILES, "none is forgotten");
+    let report = rig.lane().tail.report(Instant::now());
+    assert_eq!(report.len(), FILES, "closed ones are told too");
+    // Over a restart as well.
+    rig.start();
+    for (file, wanted) in wanted.iter_mut().enumerate() {
+        rig.append(&format!("{file}.log"), "more\n");
+        wanted.push_str("more\n");
+    }
+    rig.pass(20);
+    for (file, wanted) in wanted.iter().enumerate() {
+        assert_eq!(rig.texts(&format!("{file}.log")), [wanted.as_str()]);
+    }
+}
+
+#[test]
+fn files_that_grow_without_end_do_not_keep_others_from_being_opened() {
+    let limits = Limits {
+        open_max: 4,
+        ..Limits::default()
+    };
+    let mut rig = Rig::limited("*.log", limits);
+    for file in 0..12 {
+        rig.append(&format!("{file}.log"), "begin\n");
+    }
+    for _ in 0..60 {
+        for file in 0..12 {
+            rig.append(&format!("{file}.log"), "busy\n");
+        }
+        rig.pass(1);
+    }
+    rig.pass(40);
+    let wanted = format!("begin\n{}", "busy\n".repeat(60));
+    for file in 0..12 {
+        assert_eq!(rig.texts(&format!("{file}.log")), [wanted.as_str()]);
+    }
+}
+
+#[test]
+fn a_file_that_was_closed_for_others_is_opened_at_a_hint_and_found_again_when_it_was_renamed() {
+    let limits = Limits {
+        open_max: 1,
+        ..Limits::default()
+    };
+    let mut rig = Rig::limited("*.log", limits);
+    rig.append("a.log", "one\n");
+    rig.append("b.log", "one\n");
+    rig.pass(3);
+    assert_eq!(rig.open_files(), 1);
+    for name in ["a.log", "b.log", "a.log"] {
+        rig.append(name, "two\n");
+        let path = rig.path(name);
+        let now = rig.now;
+        rig.lane().tail.hint([path].into(), now);
+        rig.work();
+        rig.confirm();
+    }
+    assert_eq!(rig.texts("a.log"), ["one\ntwo\ntwo\n"]);
+    assert_eq!(rig.texts("b.log"), ["one\ntwo\n"]);
+    fs::rename(rig.path("b.log"), rig.path("b.log.1")).expect("renamed");
+    rig.append("b.log.1", "three\n");
+    rig.append("b.log", "new\n");
+    rig.pass(100);
+    assert_eq!(rig.texts("a.log"), ["one\ntwo\ntwo\n"]);
+    assert_eq!(rig.texts("b.log"), ["one\ntwo\nthree\n", "new\n"]);
+}
+
+#[test]
+fn deleted_files_beyond_the_limit_are_let_go_oldest_first_and_counted() {
+    let text = format!("{}\n", "x".repeat(99)).repeat(1000);
+    let limits = Limits {
+        deleted_bytes_max: 150_000,
+        ..Limits::default()
+    };
+    let mut rig = Rig::limited("*.log", limits);
+    for name in ["a.log", "b.log"] {
+        rig.append(name, "read\nunfinished");
+    }
+    rig.scan();
+    rig.work();
+    for name in ["a.log", "b.log"] {
+        rig.append(name, &text);
+        fs::remove_file(rig.path(name)).expect("deleted");
+        rig.now += Duration::from_secs(1);
+        rig.scan();
+    }
+    assert_eq!(rig.open_files(), 2);
+    let over = rig.lane().tail.over_deleted_limit();
+    let now = rig.now;
+    for id in over {
+        rig.lane().abandon(id, now);
+    }
+    assert_eq!(rig.open_files(), 1, "the disk has its space back");
+    rig.pass(70);
+    assert_eq!(rig.lost, [(Skipped::Deleted, 100_000)]);
+    assert_eq!(rig.texts("a.log"), ["read\nunfinished\n"]);
+    assert_eq!(rig.texts("b.log"), [format!("read\nunfinished{text}")]);
+    let a = &rig.delivered[&0];
+    assert_eq!(a.skipped, [(Skipped::Deleted, 15, 100_015)]);
+    assert!(a.ended);
+    rig.pass(15);
+    assert!(rig.records.is_empty());
 }

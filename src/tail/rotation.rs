@@ -33,11 +33,13 @@ pub(super) struct Orphan {
 /// A file under a rotation name of which nothing is wanted.
 #[derive(Debug)]
 pub(super) struct LeftAlone {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     /// As long as it stays so: an inode number comes back with another file.
-    version: (u64, i128),
+    pub(super) version: (u64, i128),
     /// The known generation that it is.
-    known: Option<FileId>,
+    pub(super) known: Option<FileId>,
+    /// It was closed for want of a descriptor; as it was then.
+    pub(super) closed: Option<Found>,
 }
 
 /// What was known when a scan began to be applied, of the files under rotation names that need a
@@ -98,12 +100,18 @@ impl Tail {
     /// Opens a file under a rotation name, and takes it in if it is the rest of a known generation
     /// or one that was rotated before it could be seen.
     pub(super) fn open_rotated(&mut self, found: &Found, view: &View<'_>, now: Instant) {
-        let (Some(base), Some((file, status))) = (&found.rotated_from, self.try_open(found)) else {
+        let (Some(base), Some((file, status))) = (&found.rotated_from, self.try_open(found, now))
+        else {
             return;
         };
         let base = LogPath::from(base.as_path());
         let taken = self.recognise(&file, &status).and_then(|known| {
             if let Some(record) = known {
+                let left = self.left_alone.get(&found.inode);
+                if left.is_some_and(|left| left.closed.is_some()) {
+                    // Rotated while it was closed: its end is still to be said.
+                    return self.adopt(found, &found.path, file, &status, Some(record), now);
+                }
                 return self.go_on(found, file, &status, record, now);
             }
             match self.kinship(&base, &file, &status, &view.there)? {
@@ -166,9 +174,9 @@ impl Tail {
             || self.is_left_alone(found)
     }
 
-    fn is_left_alone(&self, found: &Found) -> bool {
+    pub(super) fn is_left_alone(&self, found: &Found) -> bool {
         let left = self.left_alone.get(&found.inode);
-        left.is_some_and(|left| left.version == found.version())
+        left.is_some_and(|left| left.version == found.version() && left.path == found.path)
     }
 
     /// Nothing is wanted of what was found, unless it changes. It is the `known` generation, or
@@ -178,6 +186,7 @@ impl Tail {
             path: found.path.clone(),
             version: found.version(),
             known,
+            closed: None,
         };
         let before = self.left_alone.insert(found.inode, left);
         let before = before.and_then(|before| before.known);
@@ -201,6 +210,9 @@ impl Tail {
             }
             kept
         });
+        let left_alone = &self.left_alone;
+        self.closed
+            .retain(|_, inode| left_alone.contains_key(inode));
     }
 
     /// What was found holds a known generation: reads on in it, if there is more than what is

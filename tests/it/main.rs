@@ -13,6 +13,7 @@ mod broker_side_test;
 mod check_test;
 mod configuration_test;
 mod consumers_test;
+mod crowd_test;
 mod delivery_test;
 mod formats_test;
 mod layers_test;

@@ -86,6 +86,7 @@ fn quoted(text: &str) -> String {
 pub struct Agent {
     directory: PathBuf,
     environment: Vec<(String, String)>,
+    open_files: Option<u64>,
     running: Option<Process>,
     leash: Leash,
     /// Where the log of the run under way begins in the file that collects all runs.
@@ -105,6 +106,7 @@ impl Agent {
         let agent = Self {
             directory: directory.to_owned(),
             environment: Vec::new(),
+            open_files: None,
             running: None,
             leash: Leash::on_processes(),
             log_start: 0,
@@ -127,6 +129,11 @@ impl Agent {
     /// An environment variable for starts from now on.
     pub fn set_environment(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Descriptors that the agent may have, from the next start on.
+    pub fn limit_open_files(&mut self, count: u64) {
+        self.open_files = Some(count);
     }
 
     pub fn start(&mut self) {
@@ -253,7 +260,16 @@ impl Agent {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fantail"));
+        let executable = env!("CARGO_BIN_EXE_fantail");
+        let mut command = match self.open_files {
+            None => Command::new(executable),
+            Some(count) => {
+                let mut shell = Command::new("sh");
+                let script = format!("ulimit -n {count} && exec \"$0\" \"$@\"");
+                shell.arg("-c").arg(script).arg(executable);
+                shell
+            }
+        };
         command
             .args(arguments)
             .arg("--config")
