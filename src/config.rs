@@ -21,6 +21,7 @@ use crate::tail::discover::{Pattern, PatternError, Selection};
 use crate::wire::BODY_MAX;
 use raw::{Document, Problem, Spot, Table};
 
+const SECOND: Duration = Duration::from_secs(1);
 /// How hard bodies are packed, unless the configuration says otherwise.
 const LEVEL: u8 = 1;
 /// Longest name of a source: it travels in every message.
@@ -76,6 +77,10 @@ pub struct Source {
     pub selection: Selection,
     /// Begin at the end of what is there at the first scan.
     pub from_end: bool,
+    /// Files that were not written to for so long are not read until they are.
+    pub ignore_older: Option<Duration>,
+    /// How often files are looked for, and looked at, without any event.
+    pub poll_interval: Duration,
     /// Where a line is split.
     pub line_max: usize,
 }
@@ -342,6 +347,13 @@ fn source(
             problems,
         )
         .unwrap_or(false);
+    let ignore_older = table.optional_duration("ignore_older", problems);
+    let ignore_older = ignore_older.map(|spot| at_least(&spot, SECOND, problems));
+    let poll_interval = table.duration("poll_interval", problems);
+    let poll_interval = poll_interval.map_or(SECOND, |spot| {
+        at_least(&spot, Duration::from_millis(100), problems)
+    });
+    let follow_links = table.boolean("follow_symlinks", problems).unwrap_or(false);
     let line_max = within(
         table.size("max_line", problems),
         1,
@@ -381,8 +393,14 @@ fn source(
     }
     Some(Source {
         name: shared,
-        selection: Selection { include, exclude },
+        selection: Selection {
+            include,
+            exclude,
+            follow_links,
+        },
         from_end,
+        ignore_older,
+        poll_interval,
         line_max: usize::try_from(line_max).unwrap_or(usize::MAX),
     })
 }
@@ -500,11 +518,7 @@ fn broker(
     let mut duration = |key: &str, least: u64, default: u64| {
         let least = Duration::from_millis(least);
         match table.duration(key, problems) {
-            Some(spot) if spot.value < least => {
-                problems.push(spot.problem(format!("too short: at least {least:?}")));
-                least
-            }
-            Some(spot) => spot.value,
+            Some(spot) => at_least(&spot, least, problems),
             None => Duration::from_millis(default),
         }
     };
@@ -717,6 +731,14 @@ fn check_name(spot: &Spot<String>, problems: &mut Vec<Problem>) {
     }
 }
 
+/// The duration, or the least one that is possible.
+fn at_least(spot: &Spot<Duration>, least: Duration, problems: &mut Vec<Problem>) -> Duration {
+    if spot.value < least {
+        problems.push(spot.problem(format!("too short: at least {least:?}")));
+    }
+    spot.value.max(least)
+}
+
 /// The value, or the default where there is none, within limits.
 fn within(
     spot: Option<Spot<u64>>,
@@ -777,6 +799,9 @@ mod tests {
             include = ["/l/${APP}/*.log", "/l/${NONE:-x}.log"]
             exclude = ["/l/b*"]
             read_from = "end"
+            ignore_older = "7d"
+            poll_interval = "10s"
+            follow_symlinks = true
             max_line = "64KiB"
             [batch]
             format = "lines"
@@ -810,6 +835,10 @@ mod tests {
         assert_eq!(&*config.sources[0].name, "a$b");
         assert_eq!(config.sources[0].line_max, 65_536);
         assert!(config.sources[0].from_end);
+        let week = Duration::from_hours(7 * 24);
+        assert_eq!(config.sources[0].ignore_older, Some(week));
+        assert_eq!(config.sources[0].poll_interval, Duration::from_secs(10));
+        assert!(config.sources[0].selection.follow_links);
         assert_eq!(config.batch.linger, Duration::from_millis(250));
         assert_eq!((config.batch.bytes_max, config.batch.lines_max), (1000, 7));
         assert_eq!(config.batch.format, Format::Lines);

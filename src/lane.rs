@@ -25,6 +25,8 @@ use crate::tail::{Event, Registration, Tail};
 const QUANTUM: usize = 256 * 1024;
 /// While fewer messages than this are unacknowledged, a batch need not be full to be closed.
 const FEW_UNACKNOWLEDGED: usize = 4;
+/// How often it is looked at what was waited for long enough, and what deleted files pin.
+const CARE_INTERVAL: Duration = Duration::from_secs(1);
 /// What a message takes of the window beside its body.
 const MESSAGE_OVERHEAD: usize = 1024;
 
@@ -86,8 +88,6 @@ pub struct Options {
     pub batch_lines_max: u64,
     /// Least time between two batches that are not full.
     pub linger: Duration,
-    /// How often every file is looked at, events or not.
-    pub poll_interval: Duration,
     /// Bytes of unfinished lines held in memory; beyond it the longest is read again later.
     pub unfinished_max: usize,
     /// Bytes of open batches of all sources; beyond it the largest is closed.
@@ -106,7 +106,6 @@ impl Default for Options {
             batch_bytes_max: 1024 * 1024,
             batch_lines_max: 10_000,
             linger: Duration::from_millis(2),
-            poll_interval: Duration::from_secs(1),
             unfinished_max: 8 * 1024 * 1024,
             open_max: 8 * 1024 * 1024,
             settle: Duration::from_secs(5),
@@ -129,7 +128,10 @@ pub struct Lane<S: Fn(Output)> {
     /// Closed, and waiting for room in the window.
     parked: std::collections::VecDeque<Closed>,
     last_close: Instant,
-    next_look: Instant,
+    /// When the files of each source are looked at next, events or not.
+    next_looks: Vec<Instant>,
+    /// When it is looked for what is due next.
+    next_care: Instant,
     /// Lines read, one per source.
     lines: Vec<u64>,
     full_since: Option<Instant>,
@@ -161,9 +163,15 @@ impl<S: Fn(Output)> Lane<S> {
             })
             .collect();
         let now = Instant::now();
+        let intervals: Vec<Duration> = tail
+            .sources()
+            .iter()
+            .map(|source| source.poll_interval)
+            .collect();
         Self {
             last_close: now.checked_sub(options.linger).unwrap_or(now),
-            next_look: now + options.poll_interval,
+            next_looks: intervals.iter().map(|interval| now + *interval).collect(),
+            next_care: now + CARE_INTERVAL,
             compressor: Compressor::new(options.compression),
             options,
             tail,
@@ -261,9 +269,14 @@ impl<S: Fn(Output)> Lane<S> {
 
     /// One quantum of work. Whether there was any.
     fn turn(&mut self, now: Instant) -> bool {
-        if now >= self.next_look {
-            self.tail.look_at_all();
-            self.next_look = now + self.options.poll_interval;
+        for source in 0..self.next_looks.len() {
+            if now >= self.next_looks[source] {
+                self.tail.look_at_all(source);
+                self.next_looks[source] = now + self.tail.source(source).poll_interval;
+            }
+        }
+        if now >= self.next_care {
+            self.next_care = now + CARE_INTERVAL;
             for id in self.tail.orphans_due(now) {
                 self.give_up(id, now);
             }
@@ -287,7 +300,10 @@ impl<S: Fn(Output)> Lane<S> {
 
     /// How long there is nothing to do unless an input comes.
     fn wait(&self, now: Instant) -> Duration {
-        let mut until = self.next_look;
+        let mut until = self.next_care;
+        for next_look in &self.next_looks {
+            until = until.min(*next_look);
+        }
         let gathered = self.open.iter().any(|open| !open.is_empty());
         if gathered && self.parked.is_empty() && self.credit.fewer_than(FEW_UNACKNOWLEDGED) {
             until = until.min(self.last_close + self.options.linger);
@@ -365,7 +381,7 @@ impl<S: Fn(Output)> Lane<S> {
             let range = batch::bare_range(
                 &file.origin,
                 (file.batched.offset, file.begins.offset),
-                Some(Skipped::ReadFrom),
+                Some(file.begins_as),
                 false,
                 file.epoch,
                 file.begins.proof,

@@ -138,7 +138,8 @@ impl Pipeline {
             })
         };
         let options = lane_options(config);
-        let poll_interval = options.poll_interval;
+        let intervals = config.sources.iter().map(|source| source.poll_interval);
+        let poll_interval = intervals.min().unwrap_or(Duration::from_secs(60));
         let had = loaded
             .files
             .iter()
@@ -160,8 +161,11 @@ impl Pipeline {
         spawn("lane", Box::new(work));
 
         let memory = Memory::new(had);
-        let selections = config.sources.iter().map(|source| source.selection.clone());
-        let (discovery, waker) = Discovery::new(selections.collect(), memory, poll_interval);
+        let looked_for = config
+            .sources
+            .iter()
+            .map(|source| (source.selection.clone(), source.poll_interval));
+        let (discovery, waker) = Discovery::new(looked_for.collect(), memory);
         let work = {
             let (written, deliver, waker) = (lane.clone(), lane.clone(), waker.clone());
             move || {
@@ -488,6 +492,8 @@ fn tail(config: &Config, loaded: Loaded) -> Tail {
     let source = |source: &crate::config::Source| Source {
         name: Arc::clone(&source.name),
         from_end: source.from_end,
+        ignore_older: source.ignore_older,
+        poll_interval: source.poll_interval,
         line_max: source.line_max,
         first_scan: !loaded.scanned.contains(&*source.name),
     };

@@ -5,6 +5,7 @@
 pub mod descriptors;
 pub mod discover;
 pub mod identity;
+mod ignored;
 mod known;
 pub mod reader;
 pub mod report;
@@ -29,6 +30,7 @@ use crate::sys::{self, FileStatus};
 use descriptors::{Limits, Turns};
 use discover::{Found, Scan};
 use identity::Growth;
+use ignored::Ignored;
 use known::{Known, Paths, Whereabouts};
 use reader::Reader;
 use report::Ages;
@@ -45,6 +47,11 @@ pub struct Source {
     pub name: Arc<str>,
     /// Where files begin that were there at the source's first scan: at their end, or not.
     pub from_end: bool,
+    /// Files that were not written to for so long when they are found are not read until they are
+    /// written to again.
+    pub ignore_older: Option<Duration>,
+    /// How often its files are looked at, events or not.
+    pub poll_interval: Duration,
     /// Where a line is split.
     pub line_max: usize,
     /// No scan of this source was ever finished.
@@ -75,6 +82,8 @@ pub struct Tailed {
     pub registration: Registration,
     /// Where delivery begins.
     pub begins: Mark,
+    /// Why what lies before that is not delivered.
+    pub begins_as: Skipped,
     /// Counts its rewinds.
     pub epoch: Epoch,
     /// Up to where it is in batches.
@@ -94,8 +103,8 @@ pub struct Tailed {
     /// Its present name among those that match; nothing once it was renamed out of them or
     /// deleted.
     link: Option<PathBuf>,
-    /// The part of that name in which links may be followed.
-    fixed: Option<Arc<Path>>,
+    /// The part of that name in which links may be followed, and whether they may be everywhere.
+    fixed: Option<(Arc<Path>, bool)>,
     inode: (u64, u64),
     born: Option<i64>,
     /// When it was opened.
@@ -145,6 +154,7 @@ impl Tailed {
             reader,
             registration: Registration::Empty,
             begins: Mark::default(),
+            begins_as: Skipped::ReadFrom,
             epoch: 0,
             batched: Mark::default(),
             eof_batched: false,
@@ -241,6 +251,8 @@ pub struct Tail {
     paths: Paths,
     /// Inodes under rotation names of which nothing is wanted.
     left_alone: HashMap<(u64, u64), LeftAlone>,
+    /// Inodes of files that were too old to be read when they were found.
+    ignored: HashMap<(u64, u64), Ignored>,
     limits: Limits,
     turns: Turns,
     /// Inodes of files that were closed for want of descriptors, by the name that they have.
@@ -277,6 +289,7 @@ impl Tail {
             known,
             paths,
             left_alone: HashMap::new(),
+            ignored: HashMap::new(),
             limits: Limits::default(),
             turns: Turns::default(),
             closed: HashMap::new(),
@@ -352,7 +365,7 @@ impl Tail {
         for found in matched {
             if let Some(&id) = self.by_inode.get(&found.inode) {
                 self.seen(id, found, &inode_at, now);
-            } else if !self.is_left_alone(found) {
+            } else if !self.is_left_alone(found) && !self.ignores(found, now) {
                 // Who waits is not overtaken.
                 if self.turns.any_waits() {
                     waiting.push(found);
@@ -373,23 +386,24 @@ impl Tail {
                 self.open_rotated(found, &view, now);
             }
         }
-        for orphan in self
-            .files
-            .values_mut()
-            .filter_map(|file| file.orphan.as_mut())
-        {
-            orphan.scans += 1;
+        for file in self.files.values_mut() {
+            if let Some(orphan) = &mut file.orphan
+                && scan.looked_for.contains(&file.source)
+            {
+                orphan.scans += 1;
+            }
         }
         self.refused
             .retain(|path, _| inode_at.contains_key(path.as_path()));
         self.unlink_unseen(scan, &inode_at, now);
         self.miss_left_alone(scan);
+        self.forget_ignored(scan);
         self.forget_due(scan, now);
         if self.turns.taken() {
             let there: HashSet<(u64, u64)> = scan.found.iter().map(|found| found.inode).collect();
             self.pass_turns_on(|inode| there.contains(inode), now);
         }
-        for index in 0..self.sources.len() {
+        for &index in &scan.looked_for {
             if std::mem::take(&mut self.sources[index].first_scan) {
                 let name = Arc::clone(&self.sources[index].name);
                 self.events.push(Event::Scanned(name));
@@ -480,18 +494,12 @@ impl Tail {
             self.put_off(found, now);
             return None;
         }
-        let open = || {
-            let below = found.path.strip_prefix(&found.fixed);
-            let below = below.map_err(io::Error::other)?;
-            let file = sys::open_below(&found.fixed, below)?;
-            sys::status(&file).map(|status| (file, status))
-        };
-        let mut opened = open();
+        let mut opened = open(found);
         // Others than log files take descriptors too.
         if opened.as_ref().is_err_and(descriptors::is_shortage) && self.make_room(now) {
-            opened = open();
+            opened = open(found);
         }
-        let (file, status) = match opened {
+        let Opened { file, status, path } = match opened {
             Ok(opened) => opened,
             // Renamed or deleted since the scan; the next scan tells.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -508,7 +516,7 @@ impl Tail {
             self.refuse(found, "not a regular file");
             return None;
         }
-        if status.links > 1 && !owner_matches_directory(&found.path, &status) {
+        if status.links > 1 && !owner_matches_directory(&path, &status) {
             let reason = "hard link to a file of another owner than its directory's";
             self.refuse(found, reason);
             return None;
@@ -550,6 +558,8 @@ impl Tail {
         let inode = (status.dev, status.ino);
         let mut reader = Reader::new(file);
         let source = &self.sources[found.source];
+        let ignored = self.ignored.get(&inode).map(|ignored| &ignored.content);
+        let mut begins_as = Skipped::ReadFrom;
         let (id, path, begins) = match &known {
             Some(record) => {
                 // Proved a moment ago; should it have changed since, the next read finds out.
@@ -559,10 +569,17 @@ impl Tail {
             None => {
                 let id = FileId::random().map_err(io::Error::other)?;
                 let at_end = source.first_scan && source.from_end && found.matched;
-                let begins = if at_end && status.size > 0 {
-                    reader.seek_line_before(status.size, source.line_max)?
-                } else {
-                    Mark::default()
+                let begins = match ignored {
+                    Some(Some((identity, end)))
+                        if identity::proves(reader.file(), status, identity, end)? =>
+                    {
+                        begins_as = Skipped::Ignored;
+                        reader.seek_line_before(end.offset, source.line_max)?
+                    }
+                    _ if at_end && status.size > 0 => {
+                        reader.seek_line_before(status.size, source.line_max)?
+                    }
+                    _ => Mark::default(),
                 };
                 (id, LogPath::from(path), begins)
             }
@@ -571,8 +588,9 @@ impl Tail {
         let predecessor = self.take_path(&found.path, id, now);
         let mut tailed = Tailed {
             begins,
+            begins_as,
             link: Some(found.path.clone()),
-            fixed: Some(Arc::clone(&found.fixed)),
+            fixed: Some((Arc::clone(&found.fixed), found.follow_links)),
             born: status.born,
             rotated: renamed.then_some(now),
             ..Tailed::new(
@@ -621,6 +639,7 @@ impl Tail {
         if file.reader.is_some() {
             self.by_inode.insert(file.inode, id);
             self.left_alone.remove(&file.inode);
+            self.ignored.remove(&file.inode);
         }
         if file.rotated.is_some() {
             self.rotated.insert(id);
@@ -755,11 +774,12 @@ impl Tail {
         }
     }
 
-    /// Looks at all files.
-    pub fn look_at_all(&mut self) {
-        for id in self.ids() {
-            self.enqueue(id);
-        }
+    /// Looks at all files of a source.
+    pub fn look_at_all(&mut self, source: usize) {
+        let files = self.files.iter();
+        let of_source = files.filter(|(_, file)| file.source == source);
+        let ids: Vec<FileId> = of_source.map(|(id, _)| *id).collect();
+        ids.into_iter().for_each(|id| self.enqueue(id));
     }
 
     /// Looks at a file when its turn comes.
@@ -985,9 +1005,16 @@ impl Tail {
             let found = scan.found.iter().filter(refused);
             found.map(|found| found.inode).collect()
         };
+        let looked_for: HashSet<&str> = scan
+            .looked_for
+            .iter()
+            .map(|index| &*self.sources[*index].name)
+            .collect();
         let blind = |record: &FileRecord| {
             let inode = (record.identity.dev, record.identity.ino);
-            unreadable.contains(&inode) || scan.is_blind_to(record.path.as_path())
+            unreadable.contains(&inode)
+                || !looked_for.contains(&*record.source)
+                || scan.is_blind_to(record.path.as_path())
         };
         let due = self.known.due(blind, now);
         let mut devices = HashMap::new();
@@ -1067,6 +1094,33 @@ impl Tail {
         self.enqueue(rewind.file);
         Ok(found)
     }
+}
+
+/// A file that was found, open.
+#[derive(Debug)]
+pub struct Opened {
+    /// For reading.
+    pub file: File,
+    /// What it is.
+    pub status: FileStatus,
+    /// Where it lies, links followed.
+    pub path: PathBuf,
+}
+
+/// Opens what was found, through no link that may not be followed.
+///
+/// # Errors
+/// It is not there any more, may not be read, or lies behind such a link.
+pub fn open(found: &Found) -> io::Result<Opened> {
+    let below = found.path.strip_prefix(&found.fixed);
+    let below = below.map_err(io::Error::other)?;
+    let (file, path) = if found.follow_links {
+        sys::open_through_links(&found.fixed, below)?
+    } else {
+        (sys::open_below(&found.fixed, below)?, found.path.clone())
+    };
+    let status = sys::status(&file)?;
+    Ok(Opened { file, status, path })
 }
 
 /// Bytes of unfinished lines that are held, by file and by size.

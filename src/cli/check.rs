@@ -11,9 +11,8 @@ use crate::amqp::arguments::limited_by_default;
 use crate::amqp::examine::{Asked, Examination, Found, RefusalKind, State, examine};
 use crate::amqp::{Queue, QueueKind, Topology};
 use crate::config::{self, Config};
-use crate::sys;
 use crate::tail::discover::{self, Memory, Notices, Scan};
-use crate::tail::owner_matches_directory;
+use crate::tail::{self, owner_matches_directory};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -149,13 +148,8 @@ fn source(config: &Config, index: usize, scan: &Scan, user: &User, most: usize, 
 
 /// The size of a file that the daemon would read; otherwise why it would not.
 fn size(found: &discover::Found) -> io::Result<u64> {
-    let below = found
-        .path
-        .strip_prefix(&found.fixed)
-        .map_err(io::Error::other)?;
-    let file = sys::open_below(&found.fixed, below)?;
-    let status = sys::status(&file)?;
-    if status.links > 1 && !owner_matches_directory(&found.path, &status) {
+    let tail::Opened { status, path, .. } = tail::open(found)?;
+    if status.links > 1 && !owner_matches_directory(&path, &status) {
         return Err(io::Error::other(
             "not read: a hard link to a file of another owner than its directory's",
         ));

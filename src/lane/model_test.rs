@@ -209,6 +209,8 @@ impl Rig {
         let source = Source {
             name: "app".into(),
             from_end: false,
+            ignore_older: None,
+            poll_interval: Duration::from_secs(1),
             line_max: LINE_MAX,
             first_scan: !self.scanned,
         };
@@ -430,6 +432,7 @@ impl Rig {
         let selection = Selection {
             include,
             exclude: vec![],
+            follow_links: false,
         };
         for file in 0..2 {
             let had = self.had[file];

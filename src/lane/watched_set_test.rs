@@ -60,10 +60,13 @@ impl Rig {
             selection: Selection {
                 include: vec![include],
                 exclude: vec![],
+                follow_links: false,
             },
             source: Source {
                 name: "app".into(),
                 from_end: false,
+                ignore_older: None,
+                poll_interval: Duration::from_secs(1),
                 line_max: 1000,
                 first_scan: true,
             },
@@ -567,4 +570,130 @@ fn deleted_files_beyond_the_limit_are_let_go_oldest_first_and_counted() {
     assert!(a.ended);
     rig.pass(15);
     assert!(rig.records.is_empty());
+}
+
+fn age(path: &Path, days: u64) {
+    let file = fs::File::options().write(true).open(path).expect("opened");
+    let then = std::time::SystemTime::now() - Duration::from_secs(days * 24 * 3600);
+    file.set_modified(then).expect("set");
+}
+
+#[test]
+fn a_file_that_was_too_old_when_it_was_found_goes_on_from_the_end_that_it_had() {
+    let mut rig = Rig::new("*.log");
+    rig.source.ignore_older = Some(Duration::from_secs(7 * 24 * 3600));
+    rig.start();
+    for name in ["old.log", "rotated.log", "replaced.log", "left.log"] {
+        rig.append(name, "long ago\n");
+        age(&rig.path(name), 3000);
+    }
+    rig.append("new.log", "now\n");
+    rig.pass(3);
+    assert_eq!(rig.open_files(), 1, "old ones are not held open");
+    assert_eq!(rig.records.len(), 1);
+    rig.append("old.log", "and now\n");
+    // Rotated before anybody saw that it had grown.
+    rig.append("rotated.log", "and now\n");
+    fs::rename(rig.path("rotated.log"), rig.path("rotated.log.1")).expect("renamed");
+    // Other bytes in the same inode: nothing of them was ignored.
+    fs::write(rig.path("replaced.log"), "written anew, and longer\n").expect("written");
+    rig.pass(3);
+    assert_eq!(rig.texts("old.log"), ["and now\n"]);
+    assert_eq!(rig.texts("rotated.log"), ["and now\n"]);
+    assert_eq!(rig.texts("replaced.log"), ["written anew, and longer\n"]);
+    assert_eq!(rig.texts("new.log"), ["now\n"]);
+    assert_eq!(rig.texts("left.log"), [""; 0]);
+    let mut generations = rig.delivered.values();
+    let old = generations.find(|generation| generation.path == rig.path("old.log"));
+    assert_eq!(old.expect("it").skipped, [(Skipped::Ignored, 0, 9)]);
+    assert!(rig.lost.is_empty());
+    // What is known is read on, however old it is.
+    rig.start();
+    rig.append("old.log", "more\n");
+    age(&rig.path("old.log"), 3000);
+    rig.pass(3);
+    assert_eq!(rig.texts("old.log"), ["and now\nmore\n"]);
+}
+
+#[test]
+fn ten_links_to_one_file_are_one_file_and_links_of_links_are_followed_when_they_may_be() {
+    use std::os::unix::fs::symlink;
+    let mut rig = Rig::new("**/*.log");
+    fs::create_dir_all(rig.path("real/deep")).expect("made");
+    fs::create_dir(rig.path("outside")).expect("made");
+    rig.append("real/target", "behind links\n");
+    rig.append("outside/x.txt", "in a linked directory\n");
+    for number in 0..10 {
+        symlink("real/target", rig.path(&format!("{number}.log"))).expect("linked");
+    }
+    symlink("3.log", rig.path("chain.log")).expect("linked");
+    symlink(rig.path("real"), rig.path("real/deep/up")).expect("linked");
+    symlink("/", rig.path("real/deep/root")).expect("linked");
+    fs::remove_file(rig.path("real/deep/root")).expect("removed");
+    symlink("../real", rig.path("outside/there")).expect("linked");
+    symlink("broken", rig.path("broken.log")).expect("linked");
+    rig.append("real/deep/d.log", "in two directories\n");
+    rig.pass(2);
+    assert_eq!(rig.texts("real/deep/d.log"), ["in two directories\n"]);
+    assert_eq!(
+        rig.delivered.len(),
+        1,
+        "no link is followed unless it may be"
+    );
+    rig.selection.follow_links = true;
+    rig.pass(2);
+    assert_eq!(rig.texts("0.log"), ["behind links\n"], "the link's name");
+    rig.append("real/target", "more\n");
+    rig.append("real/deep/d.log", "more\n");
+    rig.pass(2);
+    assert_eq!(rig.texts("0.log"), ["behind links\nmore\n"]);
+    assert_eq!(rig.texts("real/deep/d.log"), ["in two directories\nmore\n"]);
+    assert_eq!(rig.delivered.len(), 2);
+    let passed_over = rig.memory.notices().passed_over();
+    let circle = passed_over
+        .iter()
+        .any(|(path, _)| path.ends_with("deep/up"));
+    assert!(circle, "{passed_over:?}");
+}
+
+#[test]
+fn a_link_that_is_pointed_elsewhere_thirty_times_gives_every_line_of_every_target() {
+    use std::os::unix::fs::symlink;
+    let mut rig = Rig::new("*.log");
+    rig.selection.follow_links = true;
+    let mut wanted = Vec::new();
+    for number in 0..30 {
+        let target = format!("target-{number}");
+        let lines: String = (0..100).map(|line| format!("{number}: {line}\n")).collect();
+        rig.append(&target, &lines);
+        symlink(&target, rig.path("new")).expect("linked");
+        fs::rename(rig.path("new"), rig.path("current.log")).expect("renamed");
+        rig.scan();
+        wanted.push(lines + "late\n");
+        // Whoever has it open writes on.
+        rig.append(&target, "late\n");
+    }
+    rig.pass(70);
+    assert_eq!(rig.texts("current.log"), wanted);
+    assert_eq!(rig.open_files(), 1, "the others are let go");
+}
+
+#[test]
+fn directories_that_link_to_each_other_are_looked_into_a_bounded_number_of_times() {
+    use std::os::unix::fs::symlink;
+    let mut rig = Rig::new("**/*.log");
+    rig.selection.follow_links = true;
+    // Without a bound, two to the power of thirty ways to the last one.
+    for number in 0..30 {
+        fs::create_dir(rig.path(&format!("d{number}"))).expect("made");
+        for side in ["left", "right"] {
+            let target = format!("../d{}", number + 1);
+            symlink(target, rig.path(&format!("d{number}/{side}"))).expect("linked");
+        }
+    }
+    fs::create_dir(rig.path("d30")).expect("made");
+    rig.append("d30/a.log", "one\n");
+    rig.pass(2);
+    assert_eq!(rig.delivered.len(), 1);
+    assert_eq!(rig.delivered[&0].text, b"one\n");
 }

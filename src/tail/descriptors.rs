@@ -199,12 +199,13 @@ impl Tail {
             return;
         }
         let modified = i128::from(status.modified);
-        let found = fixed.map(|fixed| Found {
+        let found = fixed.map(|(fixed, follow_links)| Found {
             source,
             matched: true,
             rotated_from: None,
             path: link.clone(),
             fixed,
+            follow_links,
             inode,
             size: status.size,
             modified,

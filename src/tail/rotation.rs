@@ -100,6 +100,10 @@ impl Tail {
     /// Opens a file under a rotation name, and takes it in if it is the rest of a known generation
     /// or one that was rotated before it could be seen.
     pub(super) fn open_rotated(&mut self, found: &Found, view: &View<'_>, now: Instant) {
+        let was_ignored = self.was_ignored(found);
+        if was_ignored == Some(false) {
+            return;
+        }
         let (Some(base), Some((file, status))) = (&found.rotated_from, self.try_open(found, now))
         else {
             return;
@@ -134,7 +138,7 @@ impl Tail {
                         .is_some_and(|(births, born)| births.are_before(born));
                     // An inode of ours that holds other bytes now: truncated, then renamed.
                     let anew = view.ours.contains(&(found.inode, base.clone()));
-                    if younger || anew {
+                    if younger || anew || was_ignored.is_some() {
                         self.adopt(found, base.as_path(), file, &status, None, now)
                     } else {
                         self.leave_alone(found, None);
@@ -429,15 +433,10 @@ impl Tail {
 
 /// Whether what was found under a known generation's inode still holds it.
 fn still_holds(found: &Found, record: &FileRecord) -> bool {
-    let opened = found
-        .path
-        .strip_prefix(&found.fixed)
-        .map_err(io::Error::other)
-        .and_then(|below| sys::open_below(&found.fixed, below))
-        .and_then(|file| {
-            let status = sys::status(&file)?;
-            identity::proves(&file, &status, &record.identity, &record.confirmed)
-        });
+    let opened = super::open(found).and_then(|opened| {
+        let (identity, mark) = (&record.identity, &record.confirmed);
+        identity::proves(&opened.file, &opened.status, identity, mark)
+    });
     // What cannot be read just now may hold it.
     opened.unwrap_or(true)
 }
