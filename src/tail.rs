@@ -194,6 +194,12 @@ impl Tailed {
         }
     }
 
+    /// Whether reading it failed a moment ago.
+    fn is_put_off(&self, now: Instant) -> bool {
+        let failure = self.failure.as_ref();
+        failure.is_some_and(|failure| failure.until > now)
+    }
+
     /// Whether its name is taken or gone.
     #[must_use]
     pub fn is_rotated(&self) -> bool {
@@ -420,6 +426,10 @@ impl Tail {
         now: Instant,
     ) {
         self.named(id, &found.path, inode_at, now);
+        let file = self.files.get(&id);
+        if file.is_some_and(|file| file.is_put_off(now)) {
+            return;
+        }
         // The sooner a file that is not empty any more is known, the better.
         if let Err(error) = self.register(id) {
             self.failed(id, &error, now);
@@ -800,12 +810,8 @@ impl Tail {
                 continue;
             };
             file.queued = false;
-            let waits = file
-                .failure
-                .as_ref()
-                .is_some_and(|failure| failure.until > now)
-                || file.registration == Registration::Asked
-                || file.yields;
+            let waits =
+                file.is_put_off(now) || file.registration == Registration::Asked || file.yields;
             let predecessor = file.predecessor;
             if waits {
                 continue;

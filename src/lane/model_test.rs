@@ -44,6 +44,15 @@ enum Step {
     Delete {
         file: usize,
     },
+    /// Deleted, and made anew in the same moment.
+    DeleteAndAppend {
+        file: usize,
+    },
+    /// A second name that nobody looks for, so that a deleted file lives on; and a symbolic link that
+    /// nobody may follow.
+    Link {
+        file: usize,
+    },
     /// Emptied in place, after everything was read and confirmed.
     Truncate {
         file: usize,
@@ -92,7 +101,7 @@ impl Random {
 
     fn step(&mut self) -> Step {
         let file = self.index(2);
-        match self.below(22) {
+        match self.below(24) {
             0..=5 => Step::Append {
                 file,
                 lines: self.index(4),
@@ -113,6 +122,8 @@ impl Random {
             17 => Step::Confirm,
             18 => Step::Rewind,
             19 | 20 => Step::CopyTruncate { file },
+            21 => Step::DeleteAndAppend { file },
+            22 => Step::Link { file },
             _ if self.below(2) == 0 => Step::Restart,
             _ => Step::Crash,
         }
@@ -166,6 +177,7 @@ struct Rig {
     had: [Option<usize>; 2],
     memory: Memory,
     lines: usize,
+    links: usize,
 }
 
 impl Rig {
@@ -190,6 +202,7 @@ impl Rig {
             had: [None; 2],
             memory: Memory::default(),
             lines: 0,
+            links: 0,
         };
         rig.start();
         rig
@@ -554,6 +567,25 @@ impl Rig {
                 };
                 fs::remove_file(self.path(file, "")).expect("deleted");
                 self.model[generation].ended = true;
+            }
+            Step::DeleteAndAppend { file } => {
+                self.step(&Step::Delete { file });
+                self.step(&Step::Append {
+                    file,
+                    lines: 3,
+                    unfinished: false,
+                });
+            }
+            Step::Link { file } => {
+                if self.current[file].is_some() {
+                    self.links += 1;
+                    let path = self.path(file, "");
+                    let kept = self.path(file, &format!(".kept-by-{}", self.links));
+                    fs::hard_link(&path, kept).expect("linked");
+                    let planted = format!("planted-{}.log", self.links);
+                    let planted = self.directory.path().join(planted);
+                    std::os::unix::fs::symlink(path, planted).expect("linked");
+                }
             }
             Step::Truncate { file } => {
                 let Some(generation) = self.current[file] else {

@@ -551,7 +551,7 @@ impl Discovery {
             if let Some(scan) = self.scan(woken, begun) {
                 // A directory that is new to the watches was read before it was watched: look
                 // again.
-                if watches.follow(&scan.directories) {
+                if watches.follow(&scan.directories, Instant::now()) {
                     self.pending.store(true, Ordering::Release);
                 }
                 if !deliver(scan) {
@@ -670,6 +670,10 @@ mod tests {
         );
         assert_eq!(found(&["x/[0-1].d/*"], &[]), ["x/0.d/e.log"]);
         assert_eq!(found(&["x/c.log"], &[]), ["x/c.log"]);
+        // Matched twice, found once; and slashes count once.
+        assert_eq!(found(&["**/a.log", "a*", "*.log"], &["b*"]), ["a.log"]);
+        assert_eq!(found(&["x//*.log"], &["x///y//**"]), ["x/c.log"]);
+        assert_eq!(found(&["**/*.log"], &["x///**"]), ["a.log", "b.log"]);
         assert_eq!(found(&["nowhere/*.log"], &[]), [""; 0]);
     }
 

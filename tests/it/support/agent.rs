@@ -86,7 +86,8 @@ fn quoted(text: &str) -> String {
 pub struct Agent {
     directory: PathBuf,
     environment: Vec<(String, String)>,
-    open_files: Option<u64>,
+    namespaces: &'static str,
+    before: String,
     running: Option<Process>,
     leash: Leash,
     /// Where the log of the run under way begins in the file that collects all runs.
@@ -106,7 +107,8 @@ impl Agent {
         let agent = Self {
             directory: directory.to_owned(),
             environment: Vec::new(),
-            open_files: None,
+            namespaces: "",
+            before: "true".to_owned(),
             running: None,
             leash: Leash::on_processes(),
             log_start: 0,
@@ -131,9 +133,15 @@ impl Agent {
         self.environment.push((name.to_owned(), value.to_owned()));
     }
 
-    /// Descriptors that the agent may have, from the next start on.
-    pub fn limit_open_files(&mut self, count: u64) {
-        self.open_files = Some(count);
+    /// Shell commands that come before the agent in its process, from the next start on:
+    /// `ulimit -n 100`. They must succeed.
+    pub fn set_before(&mut self, commands: &str) {
+        commands.clone_into(&mut self.before);
+    }
+
+    /// The agent lives in namespaces of its own: options of `unshare`.
+    pub fn set_namespaces(&mut self, options: &'static str) {
+        self.namespaces = options;
     }
 
     pub fn start(&mut self) {
@@ -261,15 +269,15 @@ impl Agent {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let executable = env!("CARGO_BIN_EXE_fantail");
-        let mut command = match self.open_files {
-            None => Command::new(executable),
-            Some(count) => {
-                let mut shell = Command::new("sh");
-                let script = format!("ulimit -n {count} && exec \"$0\" \"$@\"");
-                shell.arg("-c").arg(script).arg(executable);
-                shell
-            }
+        let script = format!("{{ {}; }} && exec \"$0\" \"$@\"", self.before);
+        let mut command = if self.namespaces.is_empty() {
+            Command::new("sh")
+        } else {
+            let mut command = Command::new("unshare");
+            command.arg(self.namespaces).arg("sh");
+            command
         };
+        command.arg("-c").arg(script).arg(executable);
         command
             .args(arguments)
             .arg("--config")
