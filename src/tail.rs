@@ -492,7 +492,7 @@ impl Tail {
             return;
         };
         let adopted = self
-            .recognise(&file, &status)
+            .recognise(&LogPath::from(found.path.as_path()), &file, &status)
             .and_then(|known| self.adopt(found, &found.path, file, &status, known, now));
         if let Err(error) = adopted {
             self.refuse(found, &error.to_string());
@@ -690,10 +690,31 @@ impl Tail {
     }
 
     /// The known generation that an open file proves to be.
-    fn recognise(&self, file: &File, status: &FileStatus) -> io::Result<Option<FileRecord>> {
+    fn recognise(
+        &self,
+        path: &LogPath,
+        file: &File,
+        status: &FileStatus,
+    ) -> io::Result<Option<FileRecord>> {
         // The others are generations that were truncated away; their copies may be near.
         for record in self.known.at_inode((status.dev, status.ino)) {
             if identity::proves(file, status, &record.identity, &record.confirmed)? {
+                return Ok(Some(record.clone()));
+            }
+        }
+        // The number of a device may be another one after a reboot, or when it is mounted again.
+        if !self.known.is_looked_for(path) {
+            return Ok(None);
+        }
+        let head = identity::first_bytes(file)?;
+        for record in self.known.begun_like(path, &head) {
+            let identity = &record.identity;
+            let moved = identity.ino == status.ino
+                && identity.dev != status.dev
+                && identity.born.is_some()
+                && identity.born == status.born
+                && !self.known.is_there(record.id);
+            if moved && identity::holds(file, status, identity, &record.confirmed)? {
                 return Ok(Some(record.clone()));
             }
         }
@@ -1037,8 +1058,8 @@ impl Tail {
             }
             self.known.remove(record.id);
             self.paths.release(&record.path, now);
-            if whereabouts == Whereabouts::Missed {
-                info!(path = ?record.path, file = %record.id, offset = record.confirmed.offset, "log file is gone; it is confirmed up to this offset, and what came after it is not known");
+            if whereabouts != Whereabouts::Gone {
+                info!(path = ?record.path, file = %record.id, offset = record.confirmed.offset, "log file was not found for long enough; it is confirmed up to this offset, and what came after it is not known");
             }
             self.events.push(Event::Forget(record.id));
         }

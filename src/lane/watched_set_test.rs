@@ -1104,3 +1104,33 @@ fn a_file_whose_disk_fails_is_tried_again_ever_more_rarely_and_holds_up_nobody()
     rig.pass(1);
     assert_eq!(rig.texts("bad.log"), ["another disk\n"]);
 }
+
+#[test]
+fn a_file_system_that_has_another_number_after_a_reboot_brings_the_same_files() {
+    let mut rig = Rig::new("*.log");
+    rig.append("a.log", "one\n");
+    rig.append("b.log", "one\n");
+    rig.pass(1);
+    for record in rig.records.values_mut() {
+        record.identity.dev += 1;
+        if record.path.as_path().ends_with("b.log") {
+            // That one was made at another time: another file system's, by chance.
+            record.identity.born = record.identity.born.map(|born| born - 1);
+        }
+    }
+    rig.start();
+    for name in ["a.log", "b.log"] {
+        rig.append(name, "two\n");
+    }
+    rig.pass(1);
+    assert_eq!(rig.texts("a.log"), ["one\ntwo\n"]);
+    assert_eq!(rig.texts("b.log"), ["one\n", "one\ntwo\n"]);
+    rig.start();
+    rig.append("a.log", "three\n");
+    rig.pass(1);
+    assert_eq!(
+        rig.texts("a.log"),
+        ["one\ntwo\nthree\n"],
+        "the new number is kept"
+    );
+}

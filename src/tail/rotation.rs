@@ -109,7 +109,7 @@ impl Tail {
             return;
         };
         let base = LogPath::from(base.as_path());
-        let taken = self.recognise(&file, &status).and_then(|known| {
+        let taken = self.recognise(&base, &file, &status).and_then(|known| {
             if let Some(record) = known {
                 let left = self.left_alone.get(&found.inode);
                 if left.is_some_and(|left| left.closed.is_some()) {
