@@ -329,5 +329,21 @@ mod tests {
         ] {
             assert_eq!(is_trusted_link(link, target, agent), trusted);
         }
+        if rustix::process::geteuid().is_root() {
+            let directory = tempfile::tempdir().expect("a directory");
+            let at = |name: &str| directory.path().join(name);
+            fs::write(at("secret"), "x").expect("written");
+            symlink(at("secret"), at("a.log")).expect("linked");
+            symlink("a.log", at("b.log")).expect("linked");
+            let open = |name: &str| open_through_links(directory.path(), Path::new(name));
+            assert!(open("b.log").is_ok());
+            // The last link of a chain, and the first one.
+            for name in ["a.log", "b.log"] {
+                std::os::unix::fs::lchown(at(name), Some(app), None).expect("given away");
+                let refused = open("b.log").expect_err("planted");
+                assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+                std::os::unix::fs::lchown(at(name), Some(root), None).expect("taken back");
+            }
+        }
     }
 }

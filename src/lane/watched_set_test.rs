@@ -500,6 +500,7 @@ fn files_that_grow_without_end_do_not_keep_others_from_being_opened() {
         }
         rig.pass(1);
     }
+    assert_eq!(rig.delivered.len(), 12, "each had its turn while all grew");
     rig.pass(40);
     let wanted = format!("begin\n{}", "busy\n".repeat(60));
     for file in 0..12 {
@@ -760,7 +761,11 @@ fn what_may_not_be_read_for_a_while_goes_on_where_it_was_and_is_said_once() {
     rig.start();
     set_mode(&rig.path("a.log"), 0);
     set_mode(&rig.path("d"), 0);
-    let told = logged(|| rig.pass(100));
+    let told = logged(|| {
+        rig.pass(100);
+        rig.now += Duration::from_secs(30 * 24 * 3600);
+        rig.pass(20);
+    });
     for (text, count) in [
         ("log file cannot be read", 2),
         ("directory cannot be read", 1),
