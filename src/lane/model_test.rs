@@ -22,7 +22,7 @@ use crate::tail::{Event, Source, Tail};
 const SEQUENCES: u64 = 3_000;
 
 const LINE_MAX: usize = 64;
-const UNFINISHED_MAX: usize = 20;
+const UNFINISHED_MAX: usize = 40;
 
 /// What happens to the files, and to the agent.
 #[derive(Clone, Debug)]
@@ -727,8 +727,9 @@ impl Rig {
             );
             assert!(content.starts_with(text), "of {shown:?} came {came:?}");
             let lossy = have.first().is_some_and(|(id, _)| self.lossy.contains(id));
-            // A long unfinished line is not held, and is gone when it is truncated away.
-            let unheld = content.len() - complete > UNFINISHED_MAX;
+            // A long unfinished line is not held, nor the longest when there are several, and is
+            // gone when it is truncated away.
+            let unheld = content.len() - complete > UNFINISHED_MAX / 4;
             assert!(!lossy || generation.excused || unheld, "lost without need");
             if generation.seen && !generation.excused && !lossy {
                 // Whole parts of a long line go out before its end is there.
