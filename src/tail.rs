@@ -335,12 +335,6 @@ impl Tail {
         &self.sources[index]
     }
 
-    /// Every file's id.
-    #[must_use]
-    pub fn ids(&self) -> Vec<FileId> {
-        self.files.keys().copied().collect()
-    }
-
     /// Bytes of unfinished lines that are held, and the file that holds most.
     #[must_use]
     pub fn unfinished(&self) -> (usize, Option<FileId>) {
