@@ -1139,3 +1139,28 @@ fn a_file_system_that_has_another_number_after_a_reboot_brings_the_same_files() 
         "the new number is kept"
     );
 }
+
+#[test]
+fn a_copy_whose_name_went_to_another_file_before_it_was_needed_does_not_take_it_back() {
+    let mut rig = Rig::new("*.log");
+    let copy_and_truncate = |rig: &Rig| {
+        let (live, copy) = (rig.path("a.log"), rig.path("a.log.1"));
+        let _ = fs::rename(&copy, rig.path("a.log.2"));
+        fs::copy(&live, copy).expect("copied");
+        let live = fs::File::options().write(true).open(live);
+        live.and_then(|live| live.set_len(0)).expect("truncated");
+    };
+    rig.append("a.log", "one\n");
+    rig.scan();
+    copy_and_truncate(&rig);
+    rig.scan();
+    copy_and_truncate(&rig);
+    fs::rename(rig.path("a.log.1"), rig.path("a.log.2")).expect("renamed");
+    fs::rename(rig.path("a.log"), rig.path("a.log.1")).expect("renamed");
+    rig.scan();
+    rig.work();
+    rig.pass(90);
+    rig.append("a.log.1", "written late\n");
+    rig.pass(5);
+    assert_eq!(rig.texts("a.log"), ["one\n", "written late\n"]);
+}

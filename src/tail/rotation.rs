@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -327,13 +328,18 @@ impl Tail {
         self.paths.reborn(&old.origin.path, status.born);
         old.changed = now;
         old.drained = false;
-        old.link = Some(found.path.clone());
+        // A copy that was held open may have lost its name to the next one; the next scan tells
+        // where it is.
+        let named = is_still(found);
+        old.link = named.then(|| found.path.clone());
         if let Some(identity) = &mut old.identity {
             (identity.dev, identity.ino, identity.born) = (status.dev, status.ino, status.born);
             self.events.push(Event::Identified(id, *identity));
         }
         self.by_inode.insert(inode, id);
-        self.take_path(&found.path, id, now);
+        if named {
+            self.take_path(&found.path, id, now);
+        }
         self.enqueue(id);
         Ok(())
     }
@@ -429,6 +435,16 @@ impl Tail {
         let orphan = self.files.get_mut(&id)?.orphan.take()?;
         Some((orphan.rest, orphan.size))
     }
+}
+
+/// Whether what was found is still there under its name.
+fn is_still(found: &Found) -> bool {
+    let present = if found.follow_links {
+        std::fs::metadata(&found.path)
+    } else {
+        std::fs::symlink_metadata(&found.path)
+    };
+    present.is_ok_and(|present| (present.dev(), present.ino()) == found.inode)
 }
 
 /// Whether what was found under a known generation's inode still holds it.
