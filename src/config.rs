@@ -22,6 +22,7 @@ use jiff::Timestamp;
 use crate::amqp::{self, Address, Argument, Login, QueueKind};
 use crate::lines::Splitter;
 use crate::model::{Coding, Compression, Format};
+use crate::tail::descriptors::Limits;
 use crate::tail::discover::{Pattern, PatternError, Selection};
 use crate::treat::{Parser, Treatment};
 use crate::wire::BODY_MAX;
@@ -29,6 +30,7 @@ pub use raw::nearest;
 use raw::{Document, Problem, Spot, Table};
 use treatment::{Labels, labels, treatment};
 
+const SECOND: Duration = Duration::from_secs(1);
 /// How hard bodies are packed, unless the configuration says otherwise.
 const LEVEL: u8 = 1;
 /// Longest name of a source: it travels in every message.
@@ -59,6 +61,8 @@ pub struct Config {
     pub host: Arc<str>,
     /// Time that a stop may take.
     pub shutdown_timeout: Duration,
+    /// Bytes on disk that deleted files may pin.
+    pub deleted_bytes_max: u64,
     /// Which files, in the order of the files and of the blocks in them.
     pub sources: Vec<Source>,
     /// When a batch is closed.
@@ -86,6 +90,10 @@ pub struct Source {
     pub splitter: Arc<Splitter>,
     /// What is done with its lines.
     pub treatment: Treatment,
+    /// Files that were not written to for so long are not read until they are.
+    pub ignore_older: Option<Duration>,
+    /// How often files are looked for, and looked at, without any event.
+    pub poll_interval: Duration,
 }
 
 /// `[batch]`.
@@ -221,6 +229,7 @@ struct Agent {
     control: PathBuf,
     host: Arc<str>,
     shutdown_timeout: Duration,
+    deleted_bytes_max: u64,
 }
 
 impl Parts {
@@ -235,6 +244,7 @@ impl Parts {
             control: agent.control,
             host: agent.host,
             shutdown_timeout: agent.shutdown_timeout,
+            deleted_bytes_max: agent.deleted_bytes_max,
             sources: self.sources,
             batch: self.batch?,
             broker,
@@ -319,11 +329,15 @@ fn agent(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> Option<Agent> {
     let shutdown_timeout = table
         .duration("shutdown_timeout", problems)
         .map_or(Duration::from_secs(10), |spot| spot.value);
+    let deleted_bytes_max = table
+        .size("max_deleted_bytes", problems)
+        .map_or(Limits::default().deleted_bytes_max, |spot| spot.value);
     Some(Agent {
         state_dir,
         control,
         host: host.into(),
         shutdown_timeout,
+        deleted_bytes_max,
     })
 }
 
@@ -351,6 +365,13 @@ fn source(table: &mut Table<'_>, parts: &mut Parts, problems: &mut Vec<Problem>)
         )
         .unwrap_or(false);
     let compressed = table.boolean("compressed", problems).unwrap_or(true);
+    let ignore_older = table.optional_duration("ignore_older", problems);
+    let ignore_older = ignore_older.map(|spot| at_least(&spot, SECOND, problems));
+    let poll_interval = table.duration("poll_interval", problems);
+    let poll_interval = poll_interval.map_or(SECOND, |spot| {
+        at_least(&spot, Duration::from_millis(100), problems)
+    });
+    let follow_links = table.boolean("follow_symlinks", problems).unwrap_or(false);
     let line_max = within(
         table.size("max_line", problems),
         1,
@@ -414,8 +435,11 @@ fn source(table: &mut Table<'_>, parts: &mut Parts, problems: &mut Vec<Problem>)
             include,
             exclude,
             compressed,
+            follow_links,
         },
         from_end,
+        ignore_older,
+        poll_interval,
         treatment: Treatment {
             encoding,
             ..treatment
@@ -457,7 +481,7 @@ fn encoding(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> &'static Enco
         None => format!("not an encoding that is known: {:?}", spot.value),
     };
     let lower = spot.value.to_ascii_lowercase();
-    let advice = match raw::nearest(&lower, ENCODINGS.iter().copied()) {
+    let advice = match nearest(&lower, ENCODINGS.iter().copied()) {
         Some(near) if near != lower => format!("did you mean {near:?}?"),
         _ => format!("for example {}", ENCODINGS[1..5].join(", ")),
     };
@@ -579,11 +603,7 @@ fn broker(
     let mut duration = |key: &str, least: u64, default: u64| {
         let least = Duration::from_millis(least);
         match table.duration(key, problems) {
-            Some(spot) if spot.value < least => {
-                problems.push(spot.problem(format!("too short: at least {least:?}")));
-                least
-            }
-            Some(spot) => spot.value,
+            Some(spot) => at_least(&spot, least, problems),
             None => Duration::from_millis(default),
         }
     };
@@ -848,6 +868,14 @@ fn check_name(spot: &Spot<String>, problems: &mut Vec<Problem>) {
     }
 }
 
+/// The duration, or the least one that is possible.
+fn at_least(spot: &Spot<Duration>, least: Duration, problems: &mut Vec<Problem>) -> Duration {
+    if spot.value < least {
+        problems.push(spot.problem(format!("too short: at least {least:?}")));
+    }
+    spot.value.max(least)
+}
+
 /// The value, or the default where there is none, within limits.
 fn within(
     spot: Option<Spot<u64>>,
@@ -903,11 +931,15 @@ mod tests {
             control = "/tmp/c/${APP}.sock"
             host = "web-${APP}"
             shutdown_timeout = "3s"
+            max_deleted_bytes = "1GiB"
             [[source]]
             name = "a$$b"
             include = ["/l/${APP}/*.log", "/l/${NONE:-x}.log"]
             exclude = ["/l/b*"]
             read_from = "end"
+            ignore_older = "7d"
+            poll_interval = "10s"
+            follow_symlinks = true
             max_line = "64KiB"
             [batch]
             format = "lines"
@@ -937,9 +969,14 @@ mod tests {
         .expect("valid");
         assert_eq!(&*config.host, "web-shop");
         assert_eq!(config.control, Path::new("/tmp/c/shop.sock"));
+        assert_eq!(config.deleted_bytes_max, 1 << 30);
         assert_eq!(&*config.sources[0].name, "a$b");
         assert_eq!(config.sources[0].splitter.line_max, 65_536);
         assert!(config.sources[0].from_end);
+        let week = Duration::from_hours(7 * 24);
+        assert_eq!(config.sources[0].ignore_older, Some(week));
+        assert_eq!(config.sources[0].poll_interval, Duration::from_secs(10));
+        assert!(config.sources[0].selection.follow_links);
         assert_eq!(config.batch.linger, Duration::from_millis(250));
         assert_eq!((config.batch.bytes_max, config.batch.lines_max), (1000, 7));
         assert_eq!(config.batch.format, Format::Lines);

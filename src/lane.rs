@@ -32,6 +32,8 @@ use groups::Groups;
 const QUANTUM: usize = 256 * 1024;
 /// While fewer messages than this are unacknowledged, a batch need not be full to be closed.
 pub(crate) const FEW_UNACKNOWLEDGED: usize = 4;
+/// How often it is looked at what was waited for long enough, and what deleted files pin.
+const CARE_INTERVAL: Duration = Duration::from_secs(1);
 /// What a message takes of the window beside its body.
 const MESSAGE_OVERHEAD: usize = 1024;
 
@@ -115,8 +117,6 @@ pub struct Options {
     pub linger: Duration,
     /// How long a batch may wait for a line that accounts for nothing but dropped ones.
     pub lineless_linger: Duration,
-    /// How often every file is looked at, events or not.
-    pub poll_interval: Duration,
     /// Bytes of unfinished lines held in memory; beyond it the longest is read again later.
     pub unfinished_max: usize,
     /// Bytes of open batches of all sources; beyond it the largest is closed.
@@ -136,7 +136,6 @@ impl Default for Options {
             batch_lines_max: 10_000,
             linger: Duration::from_millis(2),
             lineless_linger: Duration::from_secs(60),
-            poll_interval: Duration::from_secs(1),
             unfinished_max: 8 * 1024 * 1024,
             open_max: 8 * 1024 * 1024,
             settle: Duration::from_secs(5),
@@ -166,7 +165,10 @@ pub struct Lane<S: Fn(Output)> {
     /// Closed, and waiting for room in the window.
     parked: std::collections::VecDeque<Closed>,
     last_close: Instant,
-    next_look: Instant,
+    /// When the files of each source are looked at next, events or not.
+    next_looks: Vec<Instant>,
+    /// When it is looked for what is due next.
+    next_care: Instant,
     /// One per source.
     counts: Vec<Count>,
     full_since: Option<Instant>,
@@ -200,9 +202,15 @@ impl<S: Fn(Output)> Lane<S> {
             })
             .collect();
         let now = Instant::now();
+        let intervals: Vec<Duration> = tail
+            .sources()
+            .iter()
+            .map(|source| source.poll_interval)
+            .collect();
         Self {
             last_close: now.checked_sub(options.linger).unwrap_or(now),
-            next_look: now + options.poll_interval,
+            next_looks: intervals.iter().map(|interval| now + *interval).collect(),
+            next_care: now + CARE_INTERVAL,
             compressor: Compressor::new(options.compression),
             groups: Groups::default(),
             options,
@@ -291,7 +299,7 @@ impl<S: Fn(Output)> Lane<S> {
                     self.say_eof(id, now);
                 }
             }
-            Input::Written => self.tail.hint(self.hints.take()),
+            Input::Written => self.tail.hint(self.hints.take(), now),
             Input::Room => {}
             Input::Registered(ids) => ids.into_iter().for_each(|id| self.tail.registered(id)),
             Input::Confirmed(confirmed) => {
@@ -323,11 +331,19 @@ impl<S: Fn(Output)> Lane<S> {
 
     /// One quantum of work. Whether there was any.
     fn turn(&mut self, now: Instant) -> bool {
-        if now >= self.next_look {
-            self.tail.look_at_all();
-            self.next_look = now + self.options.poll_interval;
+        for source in 0..self.next_looks.len() {
+            if now >= self.next_looks[source] {
+                self.tail.look_at_all(source);
+                self.next_looks[source] = now + self.tail.source(source).poll_interval;
+            }
+        }
+        if now >= self.next_care {
+            self.next_care = now + CARE_INTERVAL;
             for id in self.tail.orphans_due(now) {
                 self.give_up(id, now);
+            }
+            for id in self.tail.over_deleted_limit() {
+                self.abandon(id, now);
             }
         }
         for id in self.groups.take_due(now) {
@@ -354,7 +370,10 @@ impl<S: Fn(Output)> Lane<S> {
 
     /// How long there is nothing to do unless an input comes.
     fn wait(&self, now: Instant) -> Duration {
-        let mut until = self.next_look;
+        let mut until = self.next_care;
+        for next_look in &self.next_looks {
+            until = until.min(*next_look);
+        }
         if self.parked.is_empty() && self.credit.fewer_than(FEW_UNACKNOWLEDGED) {
             let lingers = (0..self.open.len()).filter_map(|source| self.lingers(source));
             let due = lingers.map(|(since, linger)| since + linger).min();
@@ -437,7 +456,7 @@ impl<S: Fn(Output)> Lane<S> {
             let range = batch::bare_range(
                 &file.origin,
                 (file.batched.offset, file.begins.offset),
-                Some(Skipped::ReadFrom),
+                Some(file.begins_as),
                 false,
                 file.epoch,
                 file.begins.proof,
@@ -733,6 +752,24 @@ impl<S: Fn(Output)> Lane<S> {
         }
         self.lose(id, size, now);
         self.say_eof(id, now);
+    }
+
+    /// Lets go of a deleted file before it was read to its end: delivers what was read of its last
+    /// line, accounts for the rest, and says its end.
+    fn abandon(&mut self, id: FileId, now: Instant) {
+        let file = self.tail.get_mut(id);
+        let Some(reader) = file.and_then(|file| file.reader.as_mut()) else {
+            return;
+        };
+        if reader.held() > 0 {
+            reader.lay_out_unfinished(&mut self.scratch);
+            self.take_lines(id, Progress::default(), Taking::Rest, now);
+        }
+        if let Some(size) = self.tail.abandon(id) {
+            self.skip_beginning(id, now);
+            self.lose(id, size, now);
+            self.say_eof(id, now);
+        }
     }
 
     /// Accounts for bytes up to `end` that cannot be read any more, if there are any.

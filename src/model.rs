@@ -213,6 +213,8 @@ pub type Epoch = u32;
 pub enum Skipped {
     /// They were there before `read_from = "end"` looked first.
     ReadFrom,
+    /// They were there while the file counted as too old to be read.
+    Ignored,
     /// The file was truncated before they could be read.
     Truncated,
     /// They are zeros that nobody wrote: a writer went on behind the place where its file was cut.
@@ -229,6 +231,7 @@ impl Skipped {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ReadFrom => "read_from",
+            Self::Ignored => "ignored",
             Self::Truncated => "truncated",
             Self::Hole => "hole",
             Self::Deleted => "deleted",

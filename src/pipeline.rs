@@ -21,6 +21,8 @@ use crate::model::credit::Credit;
 use crate::publish::{Outcome, Queue, Target};
 use crate::relay::{self, Action, Notice, Relay, Verdict};
 use crate::state::{Change, Durable, Loaded, State};
+use crate::sys;
+use crate::tail::descriptors::{Limits, open_files_max};
 use crate::tail::discover::{Discovery, Memory, Waker};
 use crate::tail::watch::{Hints, Watches};
 use crate::tail::{Event, Source, Tail};
@@ -143,7 +145,8 @@ impl Pipeline {
             })
         };
         let options = lane_options(config);
-        let poll_interval = options.poll_interval;
+        let intervals = config.sources.iter().map(|source| source.poll_interval);
+        let poll_interval = intervals.min().unwrap_or(Duration::from_secs(60));
         let had = loaded
             .files
             .iter()
@@ -167,8 +170,11 @@ impl Pipeline {
         spawn("lane", Box::new(work));
 
         let memory = Memory::new(had);
-        let selections = config.sources.iter().map(|source| source.selection.clone());
-        let (discovery, waker) = Discovery::new(selections.collect(), memory, poll_interval);
+        let looked_for = config
+            .sources
+            .iter()
+            .map(|source| (source.selection.clone(), source.poll_interval));
+        let (discovery, waker) = Discovery::new(looked_for.collect(), memory);
         let work = {
             let (written, deliver, waker) = (lane.clone(), lane.clone(), waker.clone());
             move || {
@@ -521,10 +527,16 @@ fn tail(config: &Config, loaded: Loaded) -> Tail {
         name: Arc::clone(&source.name),
         from_end: source.from_end,
         splitter: Arc::clone(&source.splitter),
+        ignore_older: source.ignore_older,
+        poll_interval: source.poll_interval,
         first_scan: !loaded.scanned.contains(&*source.name),
     };
     let sources = config.sources.iter().map(source).collect();
-    Tail::new(Arc::clone(&config.host), sources, loaded.files)
+    let limits = Limits {
+        open_max: open_files_max(sys::open_files_limit()),
+        deleted_bytes_max: config.deleted_bytes_max,
+    };
+    Tail::new(Arc::clone(&config.host), sources, loaded.files).within(limits)
 }
 
 fn optional(config: &Config) -> HashSet<Arc<str>> {

@@ -679,6 +679,48 @@ mod tests {
     }
 
     #[test]
+    fn a_hundred_thousand_rows_are_there_again_and_give_back_their_room() {
+        const ROWS: u128 = 100_000;
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("state");
+        let (mut state, _) = open(&path).expect("opened");
+        let ids = |from: u128| (from..from + ROWS).map(|number| FileId(number.to_be_bytes()));
+        let register = |id: FileId| {
+            let path = format!("/var/log/pods/{id}/container/0.log");
+            Change::Register(FileRecord {
+                id,
+                path: LogPath::from_bytes(path.as_bytes()),
+                ..record()
+            })
+        };
+        let pages = |state: &State| -> i64 {
+            let pages = "PRAGMA page_count";
+            let pages = state.database.query_row(pages, [], |row| row.get(0));
+            pages.expect("counted")
+        };
+        let fill = |state: &mut State, from: u128| {
+            let group: Vec<Change> = ids(from).map(register).collect();
+            state.commit(&group).expect("committed");
+        };
+        fill(&mut state, 0);
+        let full = pages(&state);
+        drop(state);
+        let begun = Instant::now();
+        let (mut state, loaded) = open(&path).expect("opened");
+        println!("100,000 rows loaded in {:?}", begun.elapsed());
+        assert_eq!(loaded.files.len() as u128, ROWS);
+        // Others come and go: the file does not grow with all that there ever were.
+        for round in 0..3 {
+            let gone: Vec<Change> = ids(round * ROWS).map(Change::Forget).collect();
+            state.commit(&gone).expect("committed");
+            fill(&mut state, (round + 1) * ROWS);
+        }
+        assert!(pages(&state) < full + full / 10);
+        drop(state);
+        assert_eq!(open(&path).expect("opened").1.files.len() as u128, ROWS);
+    }
+
+    #[test]
     fn a_second_agent_and_links_and_a_newer_schema_are_refused() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("state");

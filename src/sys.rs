@@ -1,11 +1,12 @@
 //! The system calls on files and sockets that the standard library does not have, or not safely enough.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, SeekFrom, StatxFlags};
 use rustix::io::Errno;
@@ -22,6 +23,8 @@ pub struct FileStatus {
     pub born: Option<i64>,
     /// Bytes.
     pub size: u64,
+    /// Bytes that it takes on the disk.
+    pub allocated: u64,
     /// When it was last written to: nanoseconds since 1970.
     pub modified: i64,
     /// Names that it has; 0 once it is deleted.
@@ -31,6 +34,9 @@ pub struct FileStatus {
     /// A regular file, and nothing else.
     pub regular: bool,
 }
+
+/// So many symbolic links are followed on the way to one file, as the kernel does.
+const LINKS_MAX: usize = 40;
 
 /// Asks what an open file is.
 ///
@@ -55,6 +61,7 @@ pub fn status(file: &File) -> io::Result<FileStatus> {
         ino: stat.stx_ino,
         born,
         size: stat.stx_size,
+        allocated: stat.stx_blocks.saturating_mul(512),
         modified,
         links: stat.stx_nlink,
         owner: stat.stx_uid,
@@ -86,6 +93,66 @@ pub fn open_below(fixed: &Path, below: &Path) -> io::Result<File> {
         Err(Errno::NOSYS | Errno::PERM) => open_step_by_step(fixed, below, reading),
         opened => Ok(File::from(opened?)),
     }
+}
+
+/// Opens the file at `below` for reading, and follows symbolic links on the way to it. Returns where
+/// it really lies, too. Whoever may write to a directory may plant a link there: each link that is
+/// not in `fixed` must belong to root, to this process's user, or to the target's owner.
+///
+/// # Errors
+/// As `openat2(2)`; `PermissionDenied` for a link of somebody else.
+pub fn open_through_links(fixed: &Path, below: &Path) -> io::Result<(File, PathBuf)> {
+    let mut real = std::fs::canonicalize(fixed)?;
+    let mut left: Vec<OsString> = reversed(below);
+    let mut owners = Vec::new();
+    while let Some(name) = left.pop() {
+        if name == ".." {
+            real.pop();
+            continue;
+        }
+        let next = real.join(&name);
+        let metadata = std::fs::symlink_metadata(&next)?;
+        if !metadata.is_symlink() {
+            real = next;
+            continue;
+        }
+        owners.push(metadata.uid());
+        if owners.len() > LINKS_MAX {
+            return Err(Errno::LOOP.into());
+        }
+        let target = std::fs::read_link(&next)?;
+        if target.is_absolute() {
+            real = PathBuf::from("/");
+        }
+        left.extend(reversed(&target));
+    }
+    // Whoever changes a link now is too late: this is the way that was looked at, without any.
+    let root = Path::new("/");
+    let file = open_below(root, real.strip_prefix(root).map_err(io::Error::other)?)?;
+    let target = status(&file)?.owner;
+    let own = rustix::process::geteuid().as_raw();
+    if owners
+        .iter()
+        .all(|link| is_trusted_link(*link, target, own))
+    {
+        return Ok((file, real));
+    }
+    let text = "symbolic link that belongs neither to root nor to fantail's user nor to the owner of what it points to";
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+}
+
+/// Whether a link of user `link` may make process of user `own` read a file of user `target`.
+fn is_trusted_link(link: u32, target: u32, own: u32) -> bool {
+    link == 0 || link == own || link == target
+}
+
+/// The names in a path, `..` among them, last one first.
+fn reversed(path: &Path) -> Vec<OsString> {
+    let names = path.components().rev().filter_map(|component| {
+        let named = matches!(component, Component::Normal(_) | Component::ParentDir);
+        named.then(|| component.as_os_str().to_owned())
+    });
+    names.collect()
 }
 
 /// The same without `openat2`: each component opened in its directory, no link followed.
@@ -185,6 +252,13 @@ pub fn raise_open_files_limit() -> Option<u64> {
     }
 }
 
+/// How many descriptors the process may have; nothing where there is no limit.
+#[must_use]
+pub fn open_files_limit() -> Option<u64> {
+    use rustix::process::{Resource, getrlimit};
+    getrlimit(Resource::Nofile).current
+}
+
 /// Longest path of a Unix socket: `sun_path` less its final NUL.
 const SOCKET_PATH_MAX: usize = 107;
 
@@ -251,4 +325,67 @@ pub fn socket_at(directory: &OwnedFd, name: &OsStr) -> io::Result<((u64, u64), b
 /// As `unlinkat(2)`.
 pub fn remove_at(directory: &OwnedFd, name: &OsStr) -> io::Result<()> {
     Ok(rustix::fs::unlinkat(directory, name, AtFlags::empty())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn links_are_followed_to_where_the_file_lies_and_not_in_circles() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        let opened = |name: &str| {
+            let opened = open_through_links(directory.path(), Path::new(name));
+            opened.map(|(_, path)| path)
+        };
+        fs::create_dir_all(at("real/deep")).expect("made");
+        fs::write(at("real/deep/a.log"), "x").expect("written");
+        symlink(at("real"), at("absolute")).expect("linked");
+        symlink("absolute/deep", at("relative")).expect("linked");
+        symlink("../deep/a.log", at("real/deep/b.log")).expect("linked");
+        symlink("circle.log", at("circle.log")).expect("linked");
+        symlink("gone.log", at("broken.log")).expect("linked");
+        let real = fs::canonicalize(at("real/deep/a.log")).expect("there");
+        for name in ["real/deep/a.log", "relative/a.log", "relative/b.log"] {
+            assert_eq!(opened(name).expect(name), real, "{name}");
+        }
+        let circle = opened("circle.log").expect_err("a circle");
+        assert_eq!(circle.raw_os_error(), Some(Errno::LOOP.raw_os_error()));
+        let broken = opened("broken.log").expect_err("broken");
+        assert_eq!(broken.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_link_that_somebody_else_planted_is_not_followed() {
+        let (root, agent, app, other) = (0, 100, 1000, 1001);
+        for (link, target, trusted) in [
+            (app, app, true),
+            (root, app, true),
+            (agent, app, true),
+            (app, other, false),
+            (app, root, false),
+            (app, agent, false),
+        ] {
+            assert_eq!(is_trusted_link(link, target, agent), trusted);
+        }
+        if rustix::process::geteuid().is_root() {
+            let directory = tempfile::tempdir().expect("a directory");
+            let at = |name: &str| directory.path().join(name);
+            fs::write(at("secret"), "x").expect("written");
+            symlink(at("secret"), at("a.log")).expect("linked");
+            symlink("a.log", at("b.log")).expect("linked");
+            let open = |name: &str| open_through_links(directory.path(), Path::new(name));
+            assert!(open("b.log").is_ok());
+            // The last link of a chain, and the first one.
+            for name in ["a.log", "b.log"] {
+                std::os::unix::fs::lchown(at(name), Some(app), None).expect("given away");
+                let refused = open("b.log").expect_err("planted");
+                assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+                std::os::unix::fs::lchown(at(name), Some(root), None).expect("taken back");
+            }
+        }
+    }
 }

@@ -3,8 +3,11 @@
 //! its end before the new one.
 
 pub mod archive;
+pub mod descriptors;
 pub mod discover;
+mod forget;
 pub mod identity;
+mod ignored;
 mod known;
 mod packed;
 pub mod reader;
@@ -30,8 +33,10 @@ use crate::model::{
 };
 use crate::sys::{self, FileStatus};
 use archive::{Archive, Content};
+use descriptors::{Limits, Turns};
 use discover::{Found, Scan};
 use identity::Growth;
+use ignored::Ignored;
 use known::{Known, Paths, Whereabouts};
 use packed::{Examination, Met};
 use reader::Reader;
@@ -51,6 +56,11 @@ pub struct Source {
     pub from_end: bool,
     /// How its lines are found.
     pub splitter: Arc<Splitter>,
+    /// Files that were not written to for so long when they are found are not read until they are
+    /// written to again.
+    pub ignore_older: Option<Duration>,
+    /// How often its files are looked at, events or not.
+    pub poll_interval: Duration,
     /// No scan of this source was ever finished.
     pub first_scan: bool,
 }
@@ -79,6 +89,8 @@ pub struct Tailed {
     pub registration: Registration,
     /// Where delivery begins.
     pub begins: Mark,
+    /// Why what lies before that is not delivered.
+    pub begins_as: Skipped,
     /// Counts its rewinds.
     pub epoch: Epoch,
     /// Up to where it is in batches.
@@ -102,8 +114,14 @@ pub struct Tailed {
     /// Its present name among those that match; nothing once it was renamed out of them or
     /// deleted.
     link: Option<PathBuf>,
+    /// The part of that name in which links may be followed, and whether they may be everywhere.
+    fixed: Option<(Arc<Path>, bool)>,
     inode: (u64, u64),
     born: Option<i64>,
+    /// When it was opened.
+    opened: Instant,
+    /// To be closed as soon as what was read of it is confirmed: others wait for its descriptor.
+    yields: bool,
     /// When it was found first, in nanoseconds since 1970.
     found: i64,
     /// When it lost the name that it was first matched under.
@@ -147,6 +165,7 @@ impl Tailed {
             reader,
             registration: Registration::Empty,
             begins: Mark::default(),
+            begins_as: Skipped::ReadFrom,
             epoch: 0,
             batched: Mark::default(),
             eof_batched: false,
@@ -159,8 +178,11 @@ impl Tailed {
             ages: Ages::default(),
             identity: None,
             link: None,
+            fixed: None,
             inode,
             born: None,
+            opened: now,
+            yields: false,
             found: nanoseconds_since_1970(),
             rotated: None,
             superseded: false,
@@ -183,6 +205,12 @@ impl Tailed {
             }
             (identity, _) => Ok(*identity),
         }
+    }
+
+    /// Whether reading it failed a moment ago.
+    fn is_put_off(&self, now: Instant) -> bool {
+        let failure = self.failure.as_ref();
+        failure.is_some_and(|failure| failure.until > now)
     }
 
     /// Whether its name is taken or gone.
@@ -259,6 +287,12 @@ pub struct Tail {
     paths: Paths,
     /// Inodes under rotation names of which nothing is wanted.
     left_alone: HashMap<(u64, u64), LeftAlone>,
+    /// Inodes of files that were too old to be read when they were found.
+    ignored: HashMap<(u64, u64), Ignored>,
+    limits: Limits,
+    turns: Turns,
+    /// Inodes of files that were closed for want of descriptors, by the name that they have.
+    closed: HashMap<PathBuf, (u64, u64)>,
     ready: VecDeque<FileId>,
     /// Generations that are gone, with what was known to be in them.
     vanished: Vec<(FileId, u64)>,
@@ -302,6 +336,10 @@ impl Tail {
             known,
             paths,
             left_alone: HashMap::new(),
+            ignored: HashMap::new(),
+            limits: Limits::default(),
+            turns: Turns::default(),
+            closed: HashMap::new(),
             ready: VecDeque::new(),
             vanished: Vec::new(),
             refused: HashMap::new(),
@@ -312,6 +350,12 @@ impl Tail {
             damaged,
             events: Vec::new(),
         }
+    }
+
+    /// The same set, which holds no more than `limits` say.
+    #[must_use]
+    pub fn within(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// What happened since the last call, in order.
@@ -334,12 +378,6 @@ impl Tail {
     #[must_use]
     pub fn source(&self, index: usize) -> &Source {
         &self.sources[index]
-    }
-
-    /// Every file's id.
-    #[must_use]
-    pub fn ids(&self) -> Vec<FileId> {
-        self.files.keys().copied().collect()
     }
 
     /// Bytes of unfinished lines that are held, and the file that holds most.
@@ -369,15 +407,26 @@ impl Tail {
             .found
             .iter()
             .partition(|found| found.rotated_from.is_some());
+        self.turns.scan_begins();
+        let mut waiting = Vec::new();
         for found in matched {
             if let Some(&id) = self.by_inode.get(&found.inode) {
                 self.seen(id, found, &inode_at, now);
-            } else if found.packed.is_none() {
+            } else if self.is_left_alone(found) || self.ignores(found, now) {
+                // Nothing is wanted of it.
+            } else if found.packed.is_some() {
+                if !self.is_met(found) {
+                    self.meet(found, &view, now);
+                }
+            } else if self.turns.any_waits() {
+                // Who waits is not overtaken.
+                waiting.push(found);
+            } else {
                 self.open(found, now);
-            } else if !self.is_done_with(found) {
-                self.meet(found, &view, now);
             }
         }
+        self.sort_by_turn(&mut waiting, now);
+        waiting.into_iter().for_each(|found| self.open(found, now));
         // By now it is known which generations are where they were. The others are looked for
         // under rotation names, oldest first.
         rotated.sort_by_key(|found| (found.modified, Reverse(&found.path)));
@@ -393,20 +442,25 @@ impl Tail {
                 older.insert(found.rotated_from.as_deref(), id);
             }
         }
-        for orphan in self
-            .files
-            .values_mut()
-            .filter_map(|file| file.orphan.as_mut())
-        {
-            orphan.scans += 1;
+        for file in self.files.values_mut() {
+            if let Some(orphan) = &mut file.orphan
+                && scan.looked_for.contains(&file.source)
+            {
+                orphan.scans += 1;
+            }
         }
         self.refused
             .retain(|path, _| inode_at.contains_key(path.as_path()));
         self.unlink_unseen(scan, &inode_at, now);
         self.miss_left_alone(scan);
         self.forget_met(scan);
+        self.forget_ignored(scan);
         self.forget_due(scan, now);
-        for index in 0..self.sources.len() {
+        if self.turns.taken() {
+            let there: HashSet<(u64, u64)> = scan.found.iter().map(|found| found.inode).collect();
+            self.pass_turns_on(|inode| there.contains(inode), now);
+        }
+        for &index in &scan.looked_for {
             if std::mem::take(&mut self.sources[index].first_scan) {
                 let name = Arc::clone(&self.sources[index].name);
                 self.events.push(Event::Scanned(name));
@@ -417,7 +471,7 @@ impl Tail {
     /// A file was found of which it is to be told whose it is.
     fn meet(&mut self, found: &Found, view: &View<'_>, now: Instant) {
         match found.packed {
-            Some(coding) => self.meet_packed(found, coding, view, now),
+            Some(coding) => self.meet_packed(found, coding, now),
             None => self.open_rotated(found, view, now),
         }
     }
@@ -431,6 +485,10 @@ impl Tail {
         now: Instant,
     ) {
         self.named(id, &found.path, inode_at, now);
+        let file = self.files.get(&id);
+        if file.is_some_and(|file| file.is_put_off(now)) {
+            return;
+        }
         // The sooner a file that is not empty any more is known, the better.
         if let Err(error) = self.register(id) {
             self.failed(id, &error, now);
@@ -489,28 +547,35 @@ impl Tail {
 
     /// Opens a file that is not in the set, and takes it in.
     fn open(&mut self, found: &Found, now: Instant) {
-        let Some((file, status)) = self.try_open(found) else {
+        let Some((file, status)) = self.try_open(found, now) else {
             return;
         };
         let adopted = self
-            .recognise(&file, &status)
+            .recognise(&LogPath::from(found.path.as_path()), &file, &status)
             .and_then(|known| self.adopt(found, &found.path, file, &status, known, now));
         if let Err(error) = adopted {
             self.refuse(found, &error.to_string());
         }
     }
 
-    fn try_open(&mut self, found: &Found) -> Option<(File, FileStatus)> {
-        let opened = found
-            .path
-            .strip_prefix(&found.fixed)
-            .map_err(io::Error::other)
-            .and_then(|below| sys::open_below(&found.fixed, below))
-            .and_then(|file| sys::status(&file).map(|status| (file, status)));
-        let (file, status) = match opened {
+    fn try_open(&mut self, found: &Found, now: Instant) -> Option<(File, FileStatus)> {
+        if !self.has_room(now) {
+            self.put_off(found, now);
+            return None;
+        }
+        let mut opened = open(found);
+        // Others than log files take descriptors too.
+        if opened.as_ref().is_err_and(descriptors::is_shortage) && self.make_room(now) {
+            opened = open(found);
+        }
+        let Opened { file, status, path } = match opened {
             Ok(opened) => opened,
             // Renamed or deleted since the scan; the next scan tells.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) if descriptors::is_shortage(&error) => {
+                self.put_off(found, now);
+                return None;
+            }
             Err(error) => {
                 self.refuse(found, &error.to_string());
                 return None;
@@ -520,7 +585,7 @@ impl Tail {
             self.refuse(found, "not a regular file");
             return None;
         }
-        if status.links > 1 && !owner_matches_directory(&found.path, &status) {
+        if status.links > 1 && !owner_matches_directory(&path, &status) {
             let reason = "hard link to a file of another owner than its directory's";
             self.refuse(found, reason);
             return None;
@@ -529,7 +594,10 @@ impl Tail {
         if self.by_inode.contains_key(&(status.dev, status.ino)) {
             return None;
         }
-        if self.refused.remove(&found.path).is_some() {
+        self.had_its_turn(found.inode);
+        self.closed.remove(&found.path);
+        let refused = self.refused.remove(&found.path);
+        if refused.is_some_and(|(_, reason)| reason != descriptors::WAITS) {
             info!(path = ?found.path, "log file can be read now");
         }
         Some((file, status))
@@ -559,6 +627,8 @@ impl Tail {
         let inode = (status.dev, status.ino);
         let mut reader = Reader::new(file);
         let source = &self.sources[found.source];
+        let ignored = self.ignored.get(&inode).map(|ignored| &ignored.content);
+        let mut begins_as = Skipped::ReadFrom;
         let (id, path, begins) = match &known {
             Some(record) => {
                 // Proved a moment ago; should it have changed since, the next read finds out.
@@ -568,10 +638,17 @@ impl Tail {
             None => {
                 let id = FileId::random().map_err(io::Error::other)?;
                 let at_end = source.first_scan && source.from_end && found.matched;
-                let begins = if at_end && status.size > 0 {
-                    reader.seek_line_before(status.size, &source.splitter)?
-                } else {
-                    Mark::default()
+                let begins = match ignored {
+                    Some(Some((identity, end)))
+                        if identity::proves(reader.file(), status, identity, end)? =>
+                    {
+                        begins_as = Skipped::Ignored;
+                        reader.seek_line_before(end.offset, &source.splitter)?
+                    }
+                    _ if at_end && status.size > 0 => {
+                        reader.seek_line_before(status.size, &source.splitter)?
+                    }
+                    _ => Mark::default(),
                 };
                 (id, LogPath::from(path), begins)
             }
@@ -582,7 +659,9 @@ impl Tail {
         let mut tailed = Tailed {
             begins,
             anew,
+            begins_as,
             link: Some(found.path.clone()),
+            fixed: Some((Arc::clone(&found.fixed), found.follow_links)),
             born: status.born,
             rotated: renamed.then_some(now),
             ..Tailed::new(
@@ -630,6 +709,8 @@ impl Tail {
         self.by_path.entry(path.clone()).or_default().push(id);
         if file.reader.is_some() {
             self.by_inode.insert(file.inode, id);
+            self.left_alone.remove(&file.inode);
+            self.ignored.remove(&file.inode);
         }
         if file.rotated.is_some() {
             self.rotated.insert(id);
@@ -670,10 +751,31 @@ impl Tail {
     }
 
     /// The known generation that an open file proves to be.
-    fn recognise(&self, file: &File, status: &FileStatus) -> io::Result<Option<FileRecord>> {
+    fn recognise(
+        &self,
+        path: &LogPath,
+        file: &File,
+        status: &FileStatus,
+    ) -> io::Result<Option<FileRecord>> {
         // The others are generations that were truncated away; their copies may be near.
         for record in self.known.at_inode((status.dev, status.ino)) {
             if identity::proves(file, status, &record.identity, &record.confirmed)? {
+                return Ok(Some(record.clone()));
+            }
+        }
+        // The number of a device may be another one after a reboot, or when it is mounted again.
+        if !self.known.is_looked_for(path) {
+            return Ok(None);
+        }
+        let head = identity::first_bytes(file)?;
+        for record in self.known.begun_like(path, &head) {
+            let identity = &record.identity;
+            let moved = identity.ino == status.ino
+                && identity.dev != status.dev
+                && identity.born.is_some()
+                && identity.born == status.born
+                && !self.known.is_there(record.id);
+            if moved && identity::holds(file, status, identity, &record.confirmed)? {
                 return Ok(Some(record.clone()));
             }
         }
@@ -750,12 +852,18 @@ impl Tail {
     }
 
     /// These paths were written to.
-    pub fn hint(&mut self, paths: HashSet<PathBuf>) {
+    pub fn hint(&mut self, paths: HashSet<PathBuf>, now: Instant) {
         let mut unknown = false;
         for path in paths {
-            match self.by_link.get(&path) {
-                Some(&id) => self.enqueue(id),
-                None => unknown = true,
+            if let Some(&id) = self.by_link.get(&path) {
+                self.enqueue(id);
+            } else if let Some(inode) = self.closed.remove(&path) {
+                let left = self.left_alone.get(&inode);
+                if let Some(found) = left.and_then(|left| left.closed.clone()) {
+                    self.open(&found, now);
+                }
+            } else {
+                unknown = true;
             }
         }
         if unknown {
@@ -765,11 +873,12 @@ impl Tail {
         }
     }
 
-    /// Looks at all files.
-    pub fn look_at_all(&mut self) {
-        for id in self.ids() {
-            self.enqueue(id);
-        }
+    /// Looks at all files of a source.
+    pub fn look_at_all(&mut self, source: usize) {
+        let files = self.files.iter();
+        let of_source = files.filter(|(_, file)| file.source == source);
+        let ids: Vec<FileId> = of_source.map(|(id, _)| *id).collect();
+        ids.into_iter().for_each(|id| self.enqueue(id));
     }
 
     /// Looks at a file when its turn comes.
@@ -790,11 +899,8 @@ impl Tail {
                 continue;
             };
             file.queued = false;
-            let waits = file
-                .failure
-                .as_ref()
-                .is_some_and(|failure| failure.until > now)
-                || file.registration == Registration::Asked;
+            let waits =
+                file.is_put_off(now) || file.registration == Registration::Asked || file.yields;
             let predecessor = file.predecessor;
             if waits {
                 continue;
@@ -984,103 +1090,24 @@ impl Tail {
             Some(Ok(status)) if status.links > 0 => Whereabouts::Away(now + known::ELSEWHERE_FOR),
             _ => Whereabouts::Gone,
         };
-        if let Some(identity) = file.identity {
-            let record = FileRecord {
-                id,
-                source: Arc::clone(&self.sources[file.source].name),
-                path: file.origin.path.clone(),
-                found: file.found,
-                identity,
-                begins: file.begins,
-                confirmed: file.confirmed,
-                ended: file.eof_batched,
-            };
+        if let Some(record) = self.record(id, &file) {
             self.remember(record, whereabouts, now);
         }
         info!(path = ?file.origin.path, file = %id, "log file let go");
     }
 
-    fn remember(&mut self, record: FileRecord, whereabouts: Whereabouts, now: Instant) {
-        let born = record.identity.born;
-        self.paths.hold(&record.path, born, record.found, now);
-        if let Some(before) = self.known.remove(record.id) {
-            self.paths.release(&before.path, now);
-        }
-        self.known.insert(record, whereabouts);
-    }
-
-    /// Forgets the generations that were not found for long enough.
-    fn forget_due(&mut self, scan: &Scan, now: Instant) {
-        let unreadable: HashSet<(u64, u64)> = if self.refused.is_empty() {
-            HashSet::new()
-        } else {
-            let refused = |found: &&Found| self.refused.contains_key(&found.path);
-            let found = scan.found.iter().filter(refused);
-            found.map(|found| found.inode).collect()
-        };
-        let blind = |record: &FileRecord| {
-            let inode = (record.identity.dev, record.identity.ino);
-            unreadable.contains(&inode)
-                || scan.is_blind_to(record.path.as_path())
-                || self.undecided.contains(&record.path)
-        };
-        let due = self.known.due(blind, now);
-        let mut devices = HashMap::new();
-        for (record, whereabouts) in due {
-            if whereabouts == Whereabouts::Missed && out_of_sight(&record, &mut devices) {
-                self.remember(record, Whereabouts::Away(now + known::AWAY_FOR), now);
-                continue;
-            }
-            if record.least_size() > record.confirmed.offset
-                && let Some(source) = self.source_named(&record.source)
-            {
-                self.vanish(source, record, now);
-                continue;
-            }
-            self.known.remove(record.id);
-            self.paths.release(&record.path, now);
-            if whereabouts == Whereabouts::Missed {
-                info!(path = ?record.path, file = %record.id, offset = record.confirmed.offset, "log file is gone; it is confirmed up to this offset, and what came after it is not known");
-            }
-            self.events.push(Event::Forget(record.id));
-        }
-    }
-
-    fn source_named(&self, name: &str) -> Option<usize> {
-        self.sources.iter().position(|source| *source.name == *name)
-    }
-
-    /// Takes a generation in that is gone, so that what is known to be lost of it can be said.
-    fn vanish(&mut self, source: usize, record: FileRecord, now: Instant) {
-        let size = record.least_size();
-        let inode = (record.identity.dev, record.identity.ino);
-        let there = self.by_inode.get(&inode).and_then(|id| self.files.get(id));
-        let rewritten = there.is_some_and(|file| file.born == record.identity.born);
-        let (id, path) = (record.id, record.path);
-        let file = Tailed {
-            registration: Registration::Durable,
-            begins: record.begins,
-            confirmed: record.confirmed,
-            batched: record.confirmed,
-            lost_as: if rewritten {
-                Skipped::Truncated
-            } else {
-                Skipped::Deleted
-            },
-            identity: Some(record.identity),
-            found: record.found,
-            rotated: Some(now),
-            drained: true,
-            ..Tailed::new(source, Origin::new(&self.host, id, path), None, inode, now)
-        };
-        self.take_in(id, file, now);
-        self.events.push(Event::Resumed(id, record.confirmed));
-        self.vanished.push((id, size));
-    }
-
-    /// Generations that are gone, and how long each is known to have been at least.
-    pub fn take_vanished(&mut self) -> Vec<(FileId, u64)> {
-        std::mem::take(&mut self.vanished)
+    /// What is to be known of a generation that is not read any more; nothing of an empty one.
+    fn record(&self, id: FileId, file: &Tailed) -> Option<FileRecord> {
+        Some(FileRecord {
+            id,
+            source: Arc::clone(&self.sources[file.source].name),
+            path: file.origin.path.clone(),
+            found: file.found,
+            identity: file.identity?,
+            begins: file.begins,
+            confirmed: file.confirmed,
+            ended: file.eof_batched,
+        })
     }
 
     /// Goes back. False if the bytes to go back to are not there any more: they are lost, and the
@@ -1102,6 +1129,33 @@ impl Tail {
         self.enqueue(rewind.file);
         Ok(found)
     }
+}
+
+/// A file that was found, open.
+#[derive(Debug)]
+pub struct Opened {
+    /// For reading.
+    pub file: File,
+    /// What it is.
+    pub status: FileStatus,
+    /// Where it lies, links followed.
+    pub path: PathBuf,
+}
+
+/// Opens what was found, through no link that may not be followed.
+///
+/// # Errors
+/// It is not there any more, may not be read, or lies behind such a link.
+pub fn open(found: &Found) -> io::Result<Opened> {
+    let below = found.path.strip_prefix(&found.fixed);
+    let below = below.map_err(io::Error::other)?;
+    let (file, path) = if found.follow_links {
+        sys::open_through_links(&found.fixed, below)?
+    } else {
+        (sys::open_below(&found.fixed, below)?, found.path.clone())
+    };
+    let status = sys::status(&file)?;
+    Ok(Opened { file, status, path })
 }
 
 /// Bytes of unfinished lines that are held, by file and by size.
@@ -1131,26 +1185,6 @@ impl Unfinished {
             self.sum += bytes;
         }
     }
-}
-
-/// Whether a generation that no scan finds may be there all the same: under its name, which no
-/// pattern matches any more, or on a file system that is not mounted. `devices` remembers
-/// directories that were looked at.
-fn out_of_sight(record: &FileRecord, devices: &mut HashMap<PathBuf, Option<u64>>) -> bool {
-    let path = record.path.as_path();
-    let inode = (record.identity.dev, record.identity.ino);
-    if std::fs::symlink_metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == inode) {
-        return true;
-    }
-    let directory = path.parent().unwrap_or(path);
-    let device = devices.entry(directory.to_path_buf()).or_insert_with(|| {
-        // A directory that went with its files went from the file system that its parent is on.
-        let found = directory
-            .ancestors()
-            .find_map(|at| std::fs::metadata(at).ok());
-        found.map(|found| found.dev())
-    });
-    *device != Some(inode.0)
 }
 
 fn nanoseconds_since_1970() -> i64 {

@@ -9,9 +9,8 @@ use rustix::fs::{Access, AtFlags, CWD};
 use rustix::process::{getegid, geteuid, getgroups};
 
 use super::page::shown;
-use crate::sys;
 use crate::tail::discover::Found;
-use crate::tail::owner_matches_directory;
+use crate::tail::{self, owner_matches_directory};
 
 const READ: u32 = 0o4;
 const ENTER: u32 = 0o1;
@@ -48,13 +47,8 @@ impl User {
 
 /// The size of a file that the daemon would read; otherwise why it would not.
 pub(super) fn size(found: &Found) -> io::Result<u64> {
-    let below = found
-        .path
-        .strip_prefix(&found.fixed)
-        .map_err(io::Error::other)?;
-    let file = sys::open_below(&found.fixed, below)?;
-    let status = sys::status(&file)?;
-    if status.links > 1 && !owner_matches_directory(&found.path, &status) {
+    let tail::Opened { status, path, .. } = tail::open(found)?;
+    if status.links > 1 && !owner_matches_directory(&path, &status) {
         return Err(io::Error::other(
             "not read: a hard link to a file of another owner than its directory's",
         ));

@@ -316,6 +316,7 @@ fn alone(path: &Path) -> Result<Found, Result<String, io::Error>> {
         include: vec![pattern],
         exclude: Vec::new(),
         compressed: true,
+        follow_links: false,
     };
     let mut memory = Memory::silent();
     let scan = discover::scan(&[selection], &mut memory);

@@ -516,6 +516,20 @@ impl<'a> Table<'a> {
         size.map(|size| text.with(size))
     }
 
+    /// A length of time, or none where an empty text stands.
+    pub fn optional_duration(
+        &mut self,
+        key: &str,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Spot<Duration>> {
+        let value = self.entries.get(key).map(Spanned::get_ref);
+        if value.and_then(DeValue::as_str) == Some("") {
+            self.taken.insert(key.to_owned());
+            return None;
+        }
+        self.duration(key, problems)
+    }
+
     /// A length of time: `"250ms"`, `"5s"`, `"7d"`.
     pub fn duration(&mut self, key: &str, problems: &mut Vec<Problem>) -> Option<Spot<Duration>> {
         let spot = self.take(key)?;

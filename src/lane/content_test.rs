@@ -56,6 +56,8 @@ fn lane(
         name: "app".into(),
         from_end: false,
         splitter: Arc::clone(splitter),
+        ignore_older: None,
+        poll_interval: Duration::from_secs(1),
         first_scan: known.is_empty(),
     };
     let tail = Tail::new("host".into(), vec![source], known);
@@ -141,6 +143,7 @@ impl Rig {
             include: vec![pattern],
             exclude: Vec::new(),
             compressed: true,
+            follow_links: false,
         };
         let scan = scan(&[selection], &mut self.memory);
         self.tell(Input::Scan(scan));

@@ -25,7 +25,7 @@ use crate::treat::Treatment;
 const SEQUENCES: u64 = 3_000;
 
 const LINE_MAX: usize = 64;
-const UNFINISHED_MAX: usize = 20;
+const UNFINISHED_MAX: usize = 40;
 
 /// What happens to the files, and to the agent.
 #[derive(Clone, Debug)]
@@ -45,6 +45,15 @@ enum Step {
         file: usize,
     },
     Delete {
+        file: usize,
+    },
+    /// Deleted, and made anew in the same moment.
+    DeleteAndAppend {
+        file: usize,
+    },
+    /// A second name that nobody looks for, so that a deleted file lives on; and a symbolic link that
+    /// nobody may follow.
+    Link {
         file: usize,
     },
     /// Emptied in place, after everything was read and confirmed.
@@ -99,7 +108,7 @@ impl Random {
 
     fn step(&mut self) -> Step {
         let file = self.index(2);
-        match self.below(24) {
+        match self.below(26) {
             0..=5 => Step::Append {
                 file,
                 lines: self.index(4),
@@ -120,7 +129,9 @@ impl Random {
             17 => Step::Confirm,
             18 => Step::Rewind,
             19 | 20 => Step::CopyTruncate { file },
-            21 | 22 => Step::Compress { file },
+            21 => Step::DeleteAndAppend { file },
+            22 => Step::Link { file },
+            23 | 24 => Step::Compress { file },
             _ if self.below(2) == 0 => Step::Restart,
             _ => Step::Crash,
         }
@@ -184,6 +195,7 @@ struct Rig {
     had: [Option<usize>; 2],
     memory: Memory,
     lines: usize,
+    links: usize,
 }
 
 impl Rig {
@@ -208,6 +220,7 @@ impl Rig {
             had: [None; 2],
             memory: Memory::default(),
             lines: 0,
+            links: 0,
         };
         rig.start();
         rig
@@ -228,6 +241,8 @@ impl Rig {
             name: "app".into(),
             from_end: false,
             splitter: Arc::new(Splitter::new(LINE_MAX)),
+            ignore_older: None,
+            poll_interval: Duration::from_secs(1),
             first_scan: !self.scanned,
         };
         let records = self.records.values().cloned().collect();
@@ -452,6 +467,7 @@ impl Rig {
             include,
             exclude: vec![],
             compressed: true,
+            follow_links: false,
         };
         for file in 0..2 {
             let had = self.had[file];
@@ -585,6 +601,25 @@ impl Rig {
                 };
                 fs::remove_file(self.path(file, "")).expect("deleted");
                 self.model[generation].ended = true;
+            }
+            Step::DeleteAndAppend { file } => {
+                self.step(&Step::Delete { file });
+                self.step(&Step::Append {
+                    file,
+                    lines: 3,
+                    unfinished: false,
+                });
+            }
+            Step::Link { file } => {
+                if self.current[file].is_some() {
+                    self.links += 1;
+                    let path = self.path(file, "");
+                    let kept = self.path(file, &format!(".kept-by-{}", self.links));
+                    fs::hard_link(&path, kept).expect("linked");
+                    let planted = format!("planted-{}.log", self.links);
+                    let planted = self.directory.path().join(planted);
+                    std::os::unix::fs::symlink(path, planted).expect("linked");
+                }
             }
             Step::Truncate { file } => {
                 let Some(generation) = self.current[file] else {
@@ -738,8 +773,9 @@ impl Rig {
             );
             assert!(content.starts_with(text), "of {shown:?} came {came:?}");
             let lossy = have.first().is_some_and(|(id, _)| self.lossy.contains(id));
-            // A long unfinished line is not held, and is gone when it is truncated away.
-            let unheld = content.len() - complete > UNFINISHED_MAX;
+            // A long unfinished line is not held, nor the longest when there are several, and is
+            // gone when it is truncated away.
+            let unheld = content.len() - complete > UNFINISHED_MAX / 4;
             assert!(!lossy || generation.excused || unheld, "lost without need");
             if generation.seen && !generation.excused && !lossy {
                 // Whole parts of a long line go out before its end is there.

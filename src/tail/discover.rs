@@ -1,7 +1,7 @@
 //! Discovery: which files match, looked up again and again on a thread of its own. Opens nothing
 //! and remembers nothing: each scan is the whole truth, and events only make the next one sooner.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::Metadata;
 use std::os::unix::ffi::OsStrExt;
@@ -14,15 +14,21 @@ use std::time::{Duration, Instant};
 
 use globset::{GlobBuilder, GlobMatcher};
 use tracing::{info, warn};
-use walkdir::WalkDir;
+use walkdir::{DirEntry, WalkDir};
 
 use super::watch::Watches;
 use crate::model::Coding;
 
 /// So long a path is remembered under which nothing is found any more, not even a rotated file.
 const HAD_FOR: Duration = Duration::from_secs(3600);
+/// Without any source nothing is looked for; the time to notice that nobody is left.
+const IDLE: Duration = Duration::from_secs(60);
 /// So often those that are too old are looked for: there may be very many.
 const SWEEP: Duration = Duration::from_secs(60);
+
+/// Where links are followed, a directory is looked into under so many names: hostile ones could have
+/// more of them than there are atoms.
+const NAMES_MAX: usize = 16;
 
 /// A glob of `include` or `exclude`.
 #[derive(Clone)]
@@ -116,6 +122,8 @@ pub struct Selection {
     pub exclude: Vec<Pattern>,
     /// Compressed files are read too, uncompressed.
     pub compressed: bool,
+    /// Symbolic links are followed also where the operator did not write them out.
+    pub follow_links: bool,
 }
 
 /// A file that matches.
@@ -131,8 +139,10 @@ pub struct Found {
     pub rotated_from: Option<PathBuf>,
     /// Its present name.
     pub path: PathBuf,
-    /// The part of it in which links may be followed.
+    /// The part of it in which links may be followed,
     pub fixed: Arc<Path>,
+    /// unless they may be everywhere.
+    pub follow_links: bool,
     /// Device and inode number when it was seen.
     pub inode: (u64, u64),
     /// Its bytes then.
@@ -156,8 +166,11 @@ impl Found {
 }
 
 /// All that matched at one time.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Scan {
+    /// Indexes of the sources that were looked for now. What stands here of the others was found
+    /// before.
+    pub looked_for: Vec<usize>,
     /// The files, in the order of sources and patterns.
     pub found: Vec<Found>,
     /// Directories that could not be read: about what lies below, this scan says nothing.
@@ -248,94 +261,179 @@ impl Memory {
             self.had
                 .retain(|path, seen| recent(seen) || scan.is_blind_to(path));
         }
-        self.notices.close();
     }
 }
 
 /// Looks once.
 #[must_use]
 pub fn scan(sources: &[Selection], memory: &mut Memory) -> Scan {
-    let mut scan = Scan::default();
-    let mut seen = HashSet::new();
-    for (source, selection) in sources.iter().enumerate() {
-        for pattern in &selection.include {
-            look(source, selection, pattern, &mut scan, &mut seen, memory);
-        }
-    }
+    let parts = sources.iter().enumerate();
+    let parts = parts.map(|(source, selection)| look(source, selection, memory));
+    let scan = merged(parts.collect());
     memory.remember(&scan);
     scan
 }
 
-fn look(
-    source: usize,
-    selection: &Selection,
-    pattern: &Pattern,
-    scan: &mut Scan,
-    seen: &mut HashSet<PathBuf>,
-    memory: &mut Memory,
-) {
-    let mut walk = WalkDir::new(&pattern.fixed)
-        .min_depth(1)
-        .sort_by_file_name();
-    if let Some(depth) = pattern.depth {
-        walk = walk.max_depth(depth);
-    }
-    scan.directories.insert(pattern.fixed.to_path_buf());
-    for entry in walk {
-        let entry = match entry {
-            Ok(entry) => entry,
-            Err(error) => {
-                unseen(&error, scan, &mut memory.notices);
-                continue;
-            }
-        };
-        if entry.file_type().is_dir() {
-            if pattern.depth.is_none_or(|depth| entry.depth() < depth) {
-                scan.directories.insert(entry.into_path());
-            }
-            continue;
+/// What each source found, put together: a file belongs to the first that has it.
+fn merged(parts: Vec<Scan>) -> Scan {
+    let mut scan = Scan::default();
+    let mut seen = HashSet::new();
+    let alone = parts.len() == 1;
+    for part in parts {
+        scan.looked_for.extend(part.looked_for);
+        scan.unseen.extend(part.unseen);
+        scan.directories.extend(part.directories);
+        if alone {
+            scan.found = part.found;
+        } else {
+            let new = |found: &Found| seen.insert(found.path.clone());
+            scan.found.extend(part.found.into_iter().filter(new));
         }
-        let matched = pattern.matcher.is_match(entry.path());
-        let rotated_from = memory.rotated_from(entry.path());
+    }
+    scan
+}
+
+/// What one source finds.
+fn look(source: usize, selection: &Selection, memory: &mut Memory) -> Scan {
+    let mut scan = Scan {
+        looked_for: vec![source],
+        ..Scan::default()
+    };
+    let mut seen = HashSet::new();
+    for pattern in &selection.include {
+        let mut look = Look {
+            source,
+            selection,
+            pattern,
+            scan: &mut scan,
+            seen: &mut seen,
+            memory,
+            names: HashMap::new(),
+        };
+        look.walk();
+    }
+    memory.notices.close(source);
+    scan
+}
+
+/// One look for the files of one pattern.
+struct Look<'a> {
+    source: usize,
+    selection: &'a Selection,
+    pattern: &'a Pattern,
+    scan: &'a mut Scan,
+    seen: &'a mut HashSet<PathBuf>,
+    memory: &'a mut Memory,
+    /// Under how many names each directory was looked into, where links are followed.
+    names: HashMap<(u64, u64), usize>,
+}
+
+impl Look<'_> {
+    fn walk(&mut self) {
+        let mut walk = WalkDir::new(&self.pattern.fixed)
+            .min_depth(1)
+            .follow_links(self.selection.follow_links)
+            .sort_by_file_name();
+        if let Some(depth) = self.pattern.depth {
+            walk = walk.max_depth(depth);
+        }
+        let fixed = self.pattern.fixed.to_path_buf();
+        self.scan.directories.insert(fixed);
+        let mut walk = walk.into_iter();
+        while let Some(entry) = walk.next() {
+            match entry {
+                Ok(entry) if entry.file_type().is_dir() => {
+                    if !self.directory(entry) {
+                        walk.skip_current_dir();
+                    }
+                }
+                Ok(entry) => self.file(entry),
+                Err(error) => self.unseen(&error),
+            }
+        }
+    }
+
+    /// Whether to look into a directory.
+    fn directory(&mut self, entry: DirEntry) -> bool {
+        if self
+            .pattern
+            .depth
+            .is_some_and(|depth| entry.depth() >= depth)
+        {
+            return true;
+        }
+        if self.selection.follow_links
+            && let Ok(metadata) = entry.metadata()
+        {
+            let inode = (metadata.dev(), metadata.ino());
+            let names = self.names.entry(inode).or_default();
+            *names += 1;
+            if *names > NAMES_MAX {
+                self.say(entry.path(), "directory with too many names, not followed");
+                return false;
+            }
+        }
+        self.scan.directories.insert(entry.into_path());
+        true
+    }
+
+    fn file(&mut self, entry: DirEntry) {
+        let matched = self.pattern.matcher.is_match(entry.path());
+        let rotated_from = self.memory.rotated_from(entry.path());
         let packed = unpacked(entry.path()).map(|(_, coding)| coding);
-        if packed.is_some() && !selection.compressed {
-            continue;
+        if packed.is_some() && !self.selection.compressed {
+            return;
         }
         let excluded = |exclude: &Pattern| exclude.matcher.is_match(entry.path());
         if (!matched && rotated_from.is_none())
-            || selection.exclude.iter().any(excluded)
-            || seen.contains(entry.path())
+            || self.selection.exclude.iter().any(excluded)
+            || self.seen.contains(entry.path())
         {
-            continue;
+            return;
         }
         let metadata = match entry.metadata() {
             Ok(metadata) => metadata,
             Err(error) => {
                 // A file that vanished meanwhile is as good as one that was never there.
                 if !is_absent(&error) {
-                    memory.notices.say(entry.path(), "cannot be reached");
+                    self.say(entry.path(), "cannot be reached");
                 }
-                continue;
+                return;
             }
         };
         if let Some(kind) = not_readable_as_log(&metadata) {
-            memory.notices.say(entry.path(), kind);
-            continue;
+            self.say(entry.path(), kind);
+            return;
         }
         let path = entry.into_path();
-        seen.insert(path.clone());
-        scan.found.push(Found {
-            source,
+        self.seen.insert(path.clone());
+        self.scan.found.push(Found {
+            source: self.source,
             matched,
             packed,
             rotated_from,
             path,
-            fixed: Arc::clone(&pattern.fixed),
+            fixed: Arc::clone(&self.pattern.fixed),
+            follow_links: self.selection.follow_links,
             inode: (metadata.dev(), metadata.ino()),
             size: metadata.len(),
             modified: i128::from(metadata.mtime()) * 1_000_000_000
                 + i128::from(metadata.mtime_nsec()),
         });
+    }
+
+    fn unseen(&mut self, error: &walkdir::Error) {
+        let Some(path) = error.path() else { return };
+        if error.loop_ancestor().is_some() {
+            self.say(path, "symbolic link to a directory above it, not followed");
+        } else if !is_absent(error) {
+            self.say(path, "directory cannot be read");
+            self.scan.unseen.push(path.to_path_buf());
+        }
+    }
+
+    fn say(&mut self, path: &Path, what: &'static str) {
+        self.memory.notices.say(self.source, path, what);
     }
 }
 
@@ -347,14 +445,6 @@ fn unpacked(path: &Path) -> Option<(PathBuf, Coding)> {
         let rest = name.strip_suffix(suffix)?;
         (!rest.is_empty()).then(|| (path.with_file_name(OsStr::from_bytes(rest)), coding))
     })
-}
-
-fn unseen(error: &walkdir::Error, scan: &mut Scan, notices: &mut Notices) {
-    let Some(path) = error.path() else { return };
-    if !is_absent(error) {
-        notices.say(path, "directory cannot be read");
-        scan.unseen.push(path.to_path_buf());
-    }
 }
 
 fn is_absent(error: &walkdir::Error) -> bool {
@@ -382,9 +472,13 @@ fn not_readable_as_log(metadata: &Metadata) -> Option<&'static str> {
 #[derive(Debug, Default)]
 pub struct Notices {
     silent: bool,
-    said: HashSet<(PathBuf, &'static str)>,
-    now: HashSet<(PathBuf, &'static str)>,
+    /// By index of the source.
+    said: BTreeMap<usize, HashSet<Notice>>,
+    now: HashSet<Notice>,
 }
+
+/// A path, and why it was passed over.
+type Notice = (PathBuf, &'static str);
 
 impl Notices {
     /// Notices that are kept and not logged.
@@ -399,25 +493,26 @@ impl Notices {
     /// What the last scan passed over, and why, in the order of the paths.
     #[must_use]
     pub fn passed_over(&self) -> Vec<(&Path, &'static str)> {
-        let mut notices: Vec<_> = self
-            .said
-            .iter()
-            .map(|(path, what)| (&**path, *what))
-            .collect();
+        let said = self.said.values().flatten();
+        let mut notices: Vec<_> = said.map(|(path, what)| (&**path, *what)).collect();
         notices.sort_unstable();
+        notices.dedup();
         notices
     }
 
-    fn say(&mut self, path: &Path, what: &'static str) {
+    fn say(&mut self, source: usize, path: &Path, what: &'static str) {
         let notice = (path.to_path_buf(), what);
-        if !self.silent && !self.said.contains(&notice) && !self.now.contains(&notice) {
+        let said = self.said.get(&source);
+        let is_new = said.is_none_or(|said| !said.contains(&notice)) && !self.now.contains(&notice);
+        if !self.silent && is_new {
             warn!(path = ?path, reason = what, "path passed over");
         }
         self.now.insert(notice);
     }
 
-    fn close(&mut self) {
-        self.said = std::mem::take(&mut self.now);
+    /// The look for the files of `source` is over.
+    fn close(&mut self, source: usize) {
+        self.said.insert(source, std::mem::take(&mut self.now));
     }
 }
 
@@ -438,26 +533,41 @@ impl Waker {
     }
 }
 
+/// A source, and how often it is looked for.
+#[derive(Debug)]
+struct Looked {
+    selection: Selection,
+    interval: Duration,
+    next: Instant,
+    /// What the last look found.
+    part: Scan,
+}
+
 /// The discovery thread's own state.
 #[derive(Debug)]
 pub struct Discovery {
-    sources: Vec<Selection>,
+    sources: Vec<Looked>,
     memory: Memory,
-    interval: Duration,
     wakes: Receiver<()>,
     pending: Arc<AtomicBool>,
 }
 
 impl Discovery {
-    /// A discovery of `sources`, at least every `interval`, and the handle that hurries it.
+    /// A discovery of `sources`, each at least every so often, and the handle that hurries it.
     #[must_use]
-    pub fn new(sources: Vec<Selection>, memory: Memory, interval: Duration) -> (Self, Waker) {
+    pub fn new(sources: Vec<(Selection, Duration)>, memory: Memory) -> (Self, Waker) {
         let (sender, wakes) = channel();
         let pending = Arc::new(AtomicBool::new(false));
-        let discovery = Self {
-            sources,
-            memory,
+        let now = Instant::now();
+        let looked = |(selection, interval)| Looked {
+            selection,
             interval,
+            next: now,
+            part: Scan::default(),
+        };
+        let discovery = Self {
+            sources: sources.into_iter().map(looked).collect(),
+            memory,
             wakes,
             pending: Arc::clone(&pending),
         };
@@ -467,21 +577,25 @@ impl Discovery {
     /// Scans until `deliver` says that nobody wants scans any more.
     pub fn run(mut self, mut watches: Watches, deliver: impl Fn(Scan) -> bool) {
         loop {
-            self.pending.store(false, Ordering::Release);
+            let woken = self.pending.swap(false, Ordering::AcqRel);
             let begun = Instant::now();
-            let scan = scan(&self.sources, &mut self.memory);
-            // A directory that is new to the watches was read before it was watched: look again.
-            if watches.follow(&scan.directories) {
-                self.pending.store(true, Ordering::Release);
-            }
-            if !deliver(scan) {
-                info!("discovery ended");
-                return;
+            if let Some(scan) = self.scan(woken, begun) {
+                // A directory that is new to the watches was read before it was watched: look
+                // again.
+                if watches.follow(&scan.directories, Instant::now()) {
+                    self.pending.store(true, Ordering::Release);
+                }
+                if !deliver(scan) {
+                    info!("discovery ended");
+                    return;
+                }
             }
             // Whatever comes in, four fifths of the time are left to others.
             let rest = (begun.elapsed() * 4).max(Duration::from_millis(20));
             let hurried = self.pending.load(Ordering::Acquire);
-            if !hurried && self.waited(self.interval).is_err() {
+            let due = self.sources.iter().map(|source| source.next).min();
+            let idle = due.map_or(IDLE, |due| due.saturating_duration_since(Instant::now()));
+            if !hurried && self.waited(idle).is_err() {
                 return;
             }
             // A burst of events becomes one scan.
@@ -494,6 +608,29 @@ impl Discovery {
                 }
             }
         }
+    }
+
+    /// Looks for the sources whose time has come, or for all of them when something has happened.
+    fn scan(&mut self, all: bool, now: Instant) -> Option<Scan> {
+        let mut any = self.sources.is_empty();
+        for (index, source) in self.sources.iter_mut().enumerate() {
+            source.part.looked_for.clear();
+            if all || source.next <= now {
+                any = true;
+                source.part = look(index, &source.selection, &mut self.memory);
+                source.next = now + source.interval;
+            }
+        }
+        if !any {
+            return None;
+        }
+        let scan = match &mut self.sources[..] {
+            // Nobody needs it again.
+            [only] => std::mem::take(&mut only.part),
+            sources => merged(sources.iter().map(|source| source.part.clone()).collect()),
+        };
+        self.memory.remember(&scan);
+        Some(scan)
     }
 
     /// Waits for a wake, at most `at_most`. Whether one came.
@@ -526,6 +663,7 @@ mod tests {
             include: patterns(include),
             exclude: patterns(exclude),
             compressed: true,
+            follow_links: false,
         };
         let scan = scan(&[selection], &mut Memory::default());
         let below = |found: &Found| {
@@ -564,6 +702,10 @@ mod tests {
         );
         assert_eq!(found(&["x/[0-1].d/*"], &[]), ["x/0.d/e.log"]);
         assert_eq!(found(&["x/c.log"], &[]), ["x/c.log"]);
+        // Matched twice, found once; and slashes count once.
+        assert_eq!(found(&["**/a.log", "a*", "*.log"], &["b*"]), ["a.log"]);
+        assert_eq!(found(&["x//*.log"], &["x///y//**"]), ["x/c.log"]);
+        assert_eq!(found(&["**/*.log"], &["x///**"]), ["a.log", "b.log"]);
         assert_eq!(found(&["nowhere/*.log"], &[]), [""; 0]);
     }
 
@@ -611,5 +753,52 @@ mod tests {
             found(directory.path(), &["linked/*.log"], &[]),
             ["linked/a.log"]
         );
+    }
+
+    #[test]
+    fn each_source_is_looked_for_at_its_own_pace_and_what_was_found_before_stands_until_then() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| directory.path().join(name);
+        let selection = |glob: &str| Selection {
+            compressed: true,
+            include: vec![Pattern::parse(path(glob).to_str().expect("UTF-8")).expect("a glob")],
+            exclude: vec![],
+            follow_links: false,
+        };
+        let seconds = Duration::from_secs;
+        let (mut discovery, _waker) = Discovery::new(
+            vec![
+                (selection("a*.log"), seconds(1)),
+                (selection("*.log"), seconds(60)),
+            ],
+            Memory::default(),
+        );
+        let begun = Instant::now();
+        let mut found = |all: bool, at: u64| {
+            let scan = discovery.scan(all, begun + seconds(at))?;
+            let name = |found: &Found| found.path.file_name().map(OsStr::to_os_string);
+            let names: Vec<_> = scan.found.iter().filter_map(name).collect();
+            Some((scan.looked_for, names))
+        };
+        let names = |names: &[&str]| {
+            names
+                .iter()
+                .map(std::ffi::OsString::from)
+                .collect::<Vec<_>>()
+        };
+        fs::write(path("a1.log"), "").expect("written");
+        fs::write(path("b1.log"), "").expect("written");
+        assert_eq!(
+            found(false, 0),
+            Some((vec![0, 1], names(&["a1.log", "b1.log"])))
+        );
+        assert_eq!(found(false, 0), None, "nothing is due");
+        fs::write(path("a2.log"), "").expect("written");
+        fs::write(path("b2.log"), "").expect("written");
+        fs::remove_file(path("b1.log")).expect("removed");
+        let early = names(&["a1.log", "a2.log", "b1.log"]);
+        assert_eq!(found(false, 2), Some((vec![0], early)));
+        let late = names(&["a1.log", "a2.log", "b2.log"]);
+        assert_eq!(found(true, 3), Some((vec![0, 1], late)), "an event");
     }
 }

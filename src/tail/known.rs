@@ -155,6 +155,17 @@ impl Known {
         ids.filter_map(|id| Some(&self.records.get(id)?.record))
     }
 
+    /// Whether something is known of a path.
+    pub(super) fn is_looked_for(&self, path: &LogPath) -> bool {
+        self.by_path.contains_key(path)
+    }
+
+    /// Whether scans see where it is.
+    pub(super) fn is_there(&self, id: FileId) -> bool {
+        let remembered = self.records.get(&id);
+        remembered.is_some_and(|remembered| remembered.whereabouts == Whereabouts::There)
+    }
+
     /// Those of a path that begin as `head` does: the first [`crate::model::HEAD_LEN`] bytes of a
     /// file, or all that it has.
     pub(super) fn begun_like(&self, path: &LogPath, head: &[u8]) -> Vec<&FileRecord> {
@@ -260,6 +271,11 @@ pub(super) struct Births {
 }
 
 impl Births {
+    /// Whether the path was matched before something was written then.
+    pub(super) fn is_matched_before(&self, written: i64) -> bool {
+        written >= self.matched - CLOCK_TICK_NS
+    }
+
     /// Whether what was born then came later than everything that is known.
     pub(super) fn are_before(&self, born: i64) -> bool {
         // The kernel's clock ticks every few milliseconds: in doubt, younger.

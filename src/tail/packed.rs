@@ -3,6 +3,7 @@
 //! must be unpacked up to that mark, which takes its time: one file at a time, a quantum at a turn,
 //! while others are read.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -10,10 +11,9 @@ use std::time::Instant;
 use tracing::{info, warn};
 
 use super::archive::{Archive, Content};
-use super::discover::Found;
-use super::known::{Births, Whereabouts};
+use super::discover::{Found, Scan};
+use super::known::Whereabouts;
 use super::reader::Reader;
-use super::rotation::View;
 use super::{Event, Registration, Tail, Tailed};
 use crate::batch::Origin;
 use crate::model::{Coding, FileId, FileRecord, HEAD_LEN, Identity, LogPath, Mark, Proof};
@@ -27,9 +27,8 @@ const QUANTUM: usize = 4 << 20;
 pub(super) struct Met {
     /// As long as it stays so: an inode number comes back with another file.
     version: (u64, i128),
-    /// What was known of its path when it was seen first: what is taken in later must not change
-    /// what it is taken for.
-    births: Option<Births>,
+    /// Index of the source that found it.
+    source: usize,
     verdict: Verdict,
 }
 
@@ -109,22 +108,13 @@ fn begins(head: &[u8], proof: &Proof) -> bool {
 
 impl Tail {
     /// A compressed file was found that is not open.
-    pub(super) fn meet_packed(
-        &mut self,
-        found: &Found,
-        coding: Coding,
-        view: &View<'_>,
-        now: Instant,
-    ) {
+    pub(super) fn meet_packed(&mut self, found: &Found, coding: Coding, now: Instant) {
         let version = found.version();
         let met = self.met.get(&found.inode);
         if met.is_none_or(|met| met.version != version) {
-            let births = met.and_then(|met| met.births);
-            let base = found.rotated_from.as_deref().map(LogPath::from);
-            let births = births.or_else(|| view.births.get(&base?).copied());
             let met = Met {
                 version,
-                births,
+                source: found.source,
                 verdict: Verdict::None,
             };
             self.met.insert(found.inode, met);
@@ -133,7 +123,7 @@ impl Tail {
             self.undecided.extend(kin_paths(found));
             return;
         }
-        let Some((file, status)) = self.try_open(found) else {
+        let Some((file, status)) = self.try_open(found, now) else {
             return;
         };
         let archive = Archive::new(file, coding);
@@ -271,8 +261,10 @@ impl Tail {
             .into_iter()
             .filter(|candidate| candidate.proved == Some(true))
             .partition(|candidate| self.is_where_it_was(candidate.id));
-        if let (Some(original), Some(met)) = (there.first(), self.met.get_mut(&found.inode)) {
-            met.verdict = Verdict::CopyOf(original.id);
+        if let Some(original) = there.first() {
+            if let Some(met) = self.met.get_mut(&found.inode) {
+                met.verdict = Verdict::CopyOf(original.id);
+            }
             if let Some(file) = self.files.get_mut(&original.id)
                 && !original.anew
                 && file.copy.is_none()
@@ -344,13 +336,19 @@ impl Tail {
         now: Instant,
     ) -> io::Result<()> {
         let source = &self.sources[found.source];
-        let births = self.met.get(&found.inode).and_then(|met| met.births);
-        let wanted = match (&found.rotated_from, births) {
-            _ if found.matched => !(source.first_scan && source.from_end),
-            (Some(_), Some(births)) => identity.born.is_some_and(|born| births.are_before(born)),
-            _ => false,
+        // What came after the path was matched first was missed. Whether a younger generation is
+        // known says nothing: looking into archives takes its time.
+        let missed = |base: &PathBuf| {
+            let births = self.paths.births(&LogPath::from(base.as_path()));
+            let written = identity.born.zip(births);
+            written.is_some_and(|(written, births)| births.is_matched_before(written))
         };
-        if !wanted {
+        let wanted = if found.matched {
+            !(source.first_scan && source.from_end)
+        } else {
+            found.rotated_from.as_ref().is_some_and(missed)
+        };
+        if !wanted || self.is_too_old(found) {
             self.leave_alone(found, None);
             return Ok(());
         }
@@ -455,13 +453,13 @@ impl Tail {
     }
 
     /// Forgets what was met and is not there any more.
-    pub(super) fn forget_met(&mut self, scan: &super::discover::Scan) {
+    pub(super) fn forget_met(&mut self, scan: &Scan) {
         if self.met.is_empty() {
             return;
         }
-        let there: std::collections::HashSet<(u64, u64)> =
-            scan.found.iter().map(|found| found.inode).collect();
-        self.met.retain(|inode, _| there.contains(inode));
+        let there: HashSet<(u64, u64)> = scan.found.iter().map(|found| found.inode).collect();
+        self.met
+            .retain(|inode, met| there.contains(inode) || !scan.looked_for.contains(&met.source));
     }
 }
 

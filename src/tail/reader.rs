@@ -464,6 +464,11 @@ impl Reader {
         Ok(Filled::Longer)
     }
 
+    /// Puts the unfinished line into `scratch`, as far as it is held.
+    pub fn lay_out_unfinished(&self, scratch: &mut Scratch) {
+        self.lay_out(scratch, 0);
+    }
+
     /// Puts what is held at the beginning of `scratch`, with room for `chunk` more.
     fn lay_out(&self, scratch: &mut Scratch, chunk: usize) {
         let filled = self.behind.len() + self.unfinished.len();

@@ -68,7 +68,21 @@ impl Tail {
             oldest_unconfirmed: None,
             condition: Condition::Unreadable,
         });
-        self.files.iter().map(file).chain(refused).collect()
+        let closed = self.left_alone.values().filter_map(|left| {
+            let (id, found) = (left.known?, left.closed.as_ref()?);
+            Some(FileReport {
+                path: LogPath::from(found.path.as_path()),
+                id: Some(id),
+                source: found.source,
+                size: found.size,
+                read: found.size,
+                confirmed: found.size,
+                oldest_unconfirmed: None,
+                condition: Condition::Active,
+            })
+        });
+        let open = self.files.iter().map(file);
+        open.chain(refused).chain(closed).collect()
     }
 }
 

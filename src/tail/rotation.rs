@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -34,11 +35,13 @@ pub(super) struct Orphan {
 /// A file under a rotation name of which nothing is wanted.
 #[derive(Debug)]
 pub(super) struct LeftAlone {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     /// As long as it stays so: an inode number comes back with another file.
-    version: (u64, i128),
+    pub(super) version: (u64, i128),
     /// The known generation that it is.
-    known: Option<FileId>,
+    pub(super) known: Option<FileId>,
+    /// It was closed for want of a descriptor; as it was then.
+    pub(super) closed: Option<Found>,
 }
 
 /// What was known when a scan began to be applied, of the files under rotation names that need a
@@ -99,12 +102,22 @@ impl Tail {
     /// Opens a file under a rotation name, and takes it in if it is the rest of a known generation
     /// or one that was rotated before it could be seen.
     pub(super) fn open_rotated(&mut self, found: &Found, view: &View<'_>, now: Instant) {
-        let (Some(base), Some((file, status))) = (&found.rotated_from, self.try_open(found)) else {
+        let was_ignored = self.was_ignored(found);
+        if was_ignored == Some(false) {
+            return;
+        }
+        let (Some(base), Some((file, status))) = (&found.rotated_from, self.try_open(found, now))
+        else {
             return;
         };
         let base = LogPath::from(base.as_path());
-        let taken = self.recognise(&file, &status).and_then(|known| {
+        let taken = self.recognise(&base, &file, &status).and_then(|known| {
             if let Some(record) = known {
+                let left = self.left_alone.get(&found.inode);
+                if left.is_some_and(|left| left.closed.is_some()) {
+                    // Rotated while it was closed: its end is still to be said.
+                    return self.adopt(found, &found.path, file, &status, Some(record), now);
+                }
                 return self.go_on(found, file, &status, record, now);
             }
             match self.kinship(&base, &file, &status, &view.there)? {
@@ -127,7 +140,7 @@ impl Tail {
                         .is_some_and(|(births, born)| births.are_before(born));
                     // An inode of ours that holds other bytes now: truncated, then renamed.
                     let anew = view.ours.contains(&(found.inode, base.clone()));
-                    if younger || anew {
+                    if younger || anew || was_ignored.is_some() {
                         self.adopt(found, base.as_path(), file, &status, None, now)
                     } else {
                         self.leave_alone(found, None);
@@ -201,9 +214,9 @@ impl Tail {
         self.is_left_alone(found) || self.is_met(found)
     }
 
-    fn is_left_alone(&self, found: &Found) -> bool {
+    pub(super) fn is_left_alone(&self, found: &Found) -> bool {
         let left = self.left_alone.get(&found.inode);
-        left.is_some_and(|left| left.version == found.version())
+        left.is_some_and(|left| left.version == found.version() && left.path == found.path)
     }
 
     /// Nothing is wanted of what was found, unless it changes. It is the `known` generation, or
@@ -213,6 +226,7 @@ impl Tail {
             path: found.path.clone(),
             version: found.version(),
             known,
+            closed: None,
         };
         let before = self.left_alone.insert(found.inode, left);
         let before = before.and_then(|before| before.known);
@@ -236,6 +250,9 @@ impl Tail {
             }
             kept
         });
+        let left_alone = &self.left_alone;
+        self.closed
+            .retain(|_, inode| left_alone.contains_key(inode));
     }
 
     /// What was found holds a known generation: reads on in it, if there is more than what is
@@ -359,13 +376,18 @@ impl Tail {
         self.paths.reborn(&old.origin.path, born);
         old.changed = now;
         old.drained = false;
-        old.link = Some(found.path.clone());
+        // A copy that was held open may have lost its name to the next one; the next scan tells
+        // where it is.
+        let named = is_still(found);
+        old.link = named.then(|| found.path.clone());
         if let Some(identity) = &mut old.identity {
             (identity.dev, identity.ino, identity.born) = (inode.0, inode.1, born);
             self.events.push(Event::Identified(id, *identity));
         }
         self.by_inode.insert(inode, id);
-        self.take_path(&found.path, id, now);
+        if named {
+            self.take_path(&found.path, id, now);
+        }
         self.enqueue(id);
         Ok(true)
     }
@@ -469,21 +491,26 @@ impl Tail {
     }
 }
 
+/// Whether what was found is still there under its name.
+fn is_still(found: &Found) -> bool {
+    let present = if found.follow_links {
+        std::fs::metadata(&found.path)
+    } else {
+        std::fs::symlink_metadata(&found.path)
+    };
+    present.is_ok_and(|present| (present.dev(), present.ino()) == found.inode)
+}
+
 /// Whether what was found under a known generation's inode still holds it.
 fn still_holds(found: &Found, record: &FileRecord) -> bool {
     // What was packed into it stays in it.
     if found.packed.is_some() {
         return true;
     }
-    let opened = found
-        .path
-        .strip_prefix(&found.fixed)
-        .map_err(io::Error::other)
-        .and_then(|below| sys::open_below(&found.fixed, below))
-        .and_then(|file| {
-            let status = sys::status(&file)?;
-            identity::proves(&file, &status, &record.identity, &record.confirmed)
-        });
+    let opened = super::open(found).and_then(|opened| {
+        let (identity, mark) = (&record.identity, &record.confirmed);
+        identity::proves(&opened.file, &opened.status, identity, mark)
+    });
     // What cannot be read just now may hold it.
     opened.unwrap_or(true)
 }

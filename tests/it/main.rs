@@ -14,6 +14,7 @@ mod check_test;
 mod completions_test;
 mod configuration_test;
 mod consumers_test;
+mod crowd_test;
 mod delivery_test;
 mod formats_test;
 mod layers_test;

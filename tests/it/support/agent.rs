@@ -88,6 +88,8 @@ fn quoted(text: &str) -> String {
 pub struct Agent {
     directory: PathBuf,
     environment: Vec<(String, String)>,
+    namespaces: &'static str,
+    before: String,
     running: Option<Process>,
     leash: Leash,
     /// Where the log of the run under way begins in the file that collects all runs.
@@ -107,6 +109,8 @@ impl Agent {
         let agent = Self {
             directory: directory.to_owned(),
             environment: Vec::new(),
+            namespaces: "",
+            before: "true".to_owned(),
             running: None,
             leash: Leash::on_processes(),
             log_start: 0,
@@ -129,6 +133,17 @@ impl Agent {
     /// An environment variable for starts from now on.
     pub fn set_environment(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Shell commands that come before the agent in its process, from the next start on:
+    /// `ulimit -n 100`. They must succeed.
+    pub fn set_before(&mut self, commands: &str) {
+        commands.clone_into(&mut self.before);
+    }
+
+    /// The agent lives in namespaces of its own: options of `unshare`.
+    pub fn set_namespaces(&mut self, options: &'static str) {
+        self.namespaces = options;
     }
 
     pub fn start(&mut self) {
@@ -274,7 +289,16 @@ impl Agent {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fantail"));
+        let executable = env!("CARGO_BIN_EXE_fantail");
+        let script = format!("{{ {}; }} && exec \"$0\" \"$@\"", self.before);
+        let mut command = if self.namespaces.is_empty() {
+            Command::new("sh")
+        } else {
+            let mut command = Command::new("unshare");
+            command.arg(self.namespaces).arg("sh");
+            command
+        };
+        command.arg("-c").arg(script).arg(executable);
         command
             .args(arguments)
             .arg("--config")
