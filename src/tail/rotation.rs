@@ -241,10 +241,13 @@ impl Tail {
         if self.left_alone.is_empty() {
             return;
         }
-        let there: HashSet<(u64, u64)> = scan.found.iter().map(|found| found.inode).collect();
+        // An inode number under another name may be another file's by now.
+        let found = scan.found.iter();
+        let there: HashSet<((u64, u64), &Path)> =
+            found.map(|found| (found.inode, &*found.path)).collect();
         let known = &mut self.known;
         self.left_alone.retain(|inode, left| {
-            let kept = there.contains(inode) || scan.is_blind_to(&left.path);
+            let kept = there.contains(&(*inode, &*left.path)) || scan.is_blind_to(&left.path);
             if let (false, Some(id)) = (kept, left.known) {
                 known.miss(id, *inode);
             }
