@@ -16,7 +16,10 @@ mod consumers_test;
 mod delivery_test;
 mod formats_test;
 mod layers_test;
+mod logrotate_test;
+mod numbered_test;
 mod oracle_test;
+mod replay_test;
 mod rotation_test;
 mod status_test;
 #[allow(

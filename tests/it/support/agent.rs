@@ -9,6 +9,7 @@ use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use super::leash::Leash;
 use super::process::Process;
@@ -79,7 +80,7 @@ impl fmt::Display for Config {
 
 /// A JSON string without control characters is also a TOML string.
 fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    Value::from(text).to_string()
 }
 
 /// `fantail run` in a directory of the test's. Killed when dropped, and with the test process.
@@ -208,6 +209,24 @@ impl Agent {
             .unwrap()
     }
 
+    /// What `fantail status --json` says; null while nobody answers.
+    pub fn status(&self) -> Value {
+        let output = self.cli(&["status", "--json"]);
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    }
+
+    /// Bytes of all files that are not confirmed; nothing while nobody answers.
+    pub fn lag(&self) -> Option<u64> {
+        let status = self.status();
+        let files = status["files"].as_array()?;
+        files.iter().map(|file| file["lag"].as_u64()).sum()
+    }
+
+    /// Paths of what it holds open; the kernel adds ` (deleted)` to those that have none any more.
+    pub fn open_paths(&self) -> Vec<PathBuf> {
+        open_paths(self.id())
+    }
+
     /// What the run under way, or the last one, wrote to stderr (and stdout) so far.
     pub fn stderr(&self) -> String {
         let Ok(mut log) = File::open(self.log_path()) else {
@@ -275,6 +294,15 @@ impl Agent {
         let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
         kibibytes * 1024
     }
+}
+
+/// What the descriptors of a process are open on.
+pub fn open_paths(process: u32) -> Vec<PathBuf> {
+    let descriptors = fs::read_dir(format!("/proc/{process}/fd"));
+    let entries = descriptors.into_iter().flatten().flatten();
+    // A descriptor may be closed meanwhile.
+    let paths = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
+    paths.collect()
 }
 
 impl Drop for Agent {
