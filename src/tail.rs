@@ -41,8 +41,10 @@ use known::{Known, Paths, Whereabouts};
 use packed::{Examination, Met};
 use reader::Reader;
 use report::Ages;
-use rotation::{LeftAlone, Orphan, View};
+use rotation::{LeftAlone, Orphan, Twin, View};
 
+/// Marks that are kept of the way through a file.
+const PASSED_MAX: usize = 16;
 /// A pause after a read failed, and the longest one.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
@@ -97,6 +99,9 @@ pub struct Tailed {
     pub batched: Mark,
     /// Its end is in a batch.
     pub eof_batched: bool,
+    /// Marks on the way there, so that a copy can be proved that was made before the last of it
+    /// was written.
+    passed: Vec<Mark>,
     /// How far it is confirmed, durably.
     pub confirmed: Mark,
     /// How long it was when new bytes were last read of it.
@@ -169,6 +174,7 @@ impl Tailed {
             epoch: 0,
             batched: Mark::default(),
             eof_batched: false,
+            passed: Vec::new(),
             confirmed: Mark::default(),
             size_seen: 0,
             anew: false,
@@ -230,7 +236,32 @@ impl Tailed {
     /// Whether nothing will be found under its path any more that belongs to it.
     #[must_use]
     pub fn is_left(&self) -> bool {
-        self.superseded || self.link.is_none() || self.archive().is_some()
+        let elsewhere = self.link.as_deref() != Some(self.origin.path.as_path());
+        self.superseded || elsewhere || self.archive().is_some()
+    }
+
+    /// Takes note of a place that was passed: densely first, then ever more sparsely.
+    fn pass(&mut self, mark: Mark) {
+        if self
+            .passed
+            .last()
+            .is_none_or(|last| last.offset < mark.offset)
+        {
+            if self.passed.len() == PASSED_MAX {
+                let mut nth = 0;
+                self.passed.retain(|_| {
+                    nth += 1;
+                    nth % 2 == 0
+                });
+            }
+            self.passed.push(mark);
+        }
+    }
+
+    /// The last place that was passed before `end`.
+    fn passed_before(&self, end: u64) -> Option<&Mark> {
+        let before = |mark: &&Mark| mark.offset <= end;
+        self.passed.iter().rev().find(before)
     }
 
     /// The compressed file that it is read from, if it is.
@@ -298,6 +329,8 @@ pub struct Tail {
     vanished: Vec<(FileId, u64)>,
     /// Index of the source, and why not.
     refused: HashMap<PathBuf, (usize, String)>,
+    /// Files under rotation names that hold what an open generation held, or the beginning of it.
+    twins: HashMap<FileId, Twin>,
     /// Compressed files that are not ours, or not known to be.
     met: HashMap<(u64, u64), Met>,
     /// The one that is being looked into.
@@ -343,6 +376,7 @@ impl Tail {
             ready: VecDeque::new(),
             vanished: Vec::new(),
             refused: HashMap::new(),
+            twins: HashMap::new(),
             met: HashMap::new(),
             examination: None,
             undecided: HashSet::new(),
@@ -689,7 +723,7 @@ impl Tail {
             info!(path = ?tailed.origin.path, file = %id, offset = begins.offset, "log file found");
         }
         self.take_in(id, tailed, now);
-        if let Some(older) = predecessor {
+        if let Some(older) = predecessor.or_else(|| self.undrained_before(id)) {
             self.wait_for(id, older);
         }
         if let Err(error) = self.register(id) {
@@ -697,6 +731,19 @@ impl Tail {
         }
         self.enqueue(id);
         Ok(())
+    }
+
+    /// The last generation of the same path that lost its name and is not read to its end yet.
+    fn undrained_before(&self, id: FileId) -> Option<FileId> {
+        let live = self.files.get(&id).filter(|file| file.rotated.is_none())?;
+        let others = self.by_path.get(&live.origin.path)?.iter().rev();
+        others.copied().find(|other| {
+            let file = self.files.get(other);
+            *other != id
+                && file
+                    .is_some_and(|file| file.is_rotated() && !file.drained && file.reader.is_some())
+                && !self.waits_for(*other, id)
+        })
     }
 
     /// Puts a generation into the set and its indexes.
@@ -709,7 +756,11 @@ impl Tail {
         self.by_path.entry(path.clone()).or_default().push(id);
         if file.reader.is_some() {
             self.by_inode.insert(file.inode, id);
-            self.left_alone.remove(&file.inode);
+            // What lay there is elsewhere, or gone.
+            let left = self.left_alone.remove(&file.inode);
+            if let Some(before) = left.and_then(|left| left.known) {
+                self.known.miss(before, file.inode);
+            }
             self.ignored.remove(&file.inode);
         }
         if file.rotated.is_some() {
@@ -938,6 +989,8 @@ impl Tail {
             return Ok(());
         };
         file.changed = now;
+        let batched = file.batched;
+        file.pass(batched);
         if let Some(failure) = file.failure.take() {
             info!(path = ?file.origin.path, error = %failure.kind, "log file can be read again");
         }
@@ -1090,8 +1143,11 @@ impl Tail {
             Some(Ok(status)) if status.links > 0 => Whereabouts::Away(now + known::ELSEWHERE_FOR),
             _ => Whereabouts::Gone,
         };
-        if let Some(record) = self.record(id, &file) {
-            self.remember(record, whereabouts, now);
+        let twin = self.twins.remove(&id);
+        match (self.record(id, &file), twin) {
+            (Some(record), Some(twin)) if twin.is_there() => self.move_to(record, &twin, now),
+            (Some(record), _) => self.remember(record, whereabouts, now),
+            (None, _) => {}
         }
         info!(path = ?file.origin.path, file = %id, "log file let go");
     }

@@ -77,7 +77,7 @@ impl Tail {
         let size = record.least_size();
         let inode = (record.identity.dev, record.identity.ino);
         let there = self.by_inode.get(&inode).and_then(|id| self.files.get(id));
-        let rewritten = there.is_some_and(|file| file.born == record.identity.born);
+        let rewritten = inode.1 == 0 || there.is_some_and(|file| file.born == record.identity.born);
         let (id, path) = (record.id, record.path);
         let file = Tailed {
             registration: Registration::Durable,

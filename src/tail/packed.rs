@@ -14,6 +14,7 @@ use super::archive::{Archive, Content};
 use super::discover::{Found, Scan};
 use super::known::Whereabouts;
 use super::reader::Reader;
+use super::rotation::{LeftAlone, Twin};
 use super::{Event, Registration, Tail, Tailed};
 use crate::batch::Origin;
 use crate::model::{Coding, FileId, FileRecord, HEAD_LEN, Identity, LogPath, Mark, Proof};
@@ -59,6 +60,8 @@ struct Candidate {
     mark: Mark,
     /// What stands before the mark was looked at, and is the same.
     proved: Option<bool>,
+    /// The file ends before the mark, and the generation begins as it does up to there.
+    short: bool,
     /// It is not what the generation is known to hold that begins so, but what was written over it.
     anew: bool,
 }
@@ -88,6 +91,23 @@ impl Examination {
 }
 
 impl Tailed {
+    /// Whether it begins with all that an archive holds, which is less than `mark`.
+    fn begins_with(&self, archive: &mut Archive, mark: u64) -> io::Result<bool> {
+        let Some(end) = archive.end().filter(|end| *end > 0 && *end < mark) else {
+            return Ok(false);
+        };
+        let plain = |reader: &&Reader| reader.archive().is_none();
+        let (offset, proof) = match self.reader.as_ref().filter(plain) {
+            Some(reader) => (end, super::identity::end_before(reader.file(), end)?.1),
+            None => match self.passed_before(end) {
+                Some(passed) => (passed.offset, passed.proof),
+                None => return Ok(false),
+            },
+        };
+        let read = |bytes: &mut [u8], at| archive.read_full_at(bytes, at);
+        Ok(super::identity::end_before_by(read, offset)?.1 == proof)
+    }
+
     /// Whether its open file begins with these bytes now, whatever it held before.
     fn holds_now(&self, head: &[u8]) -> bool {
         let plain = |reader: &&Reader| reader.archive().is_none();
@@ -144,7 +164,11 @@ impl Tail {
         match met.map(|met| met.verdict) {
             None | Some(Verdict::None) => false,
             Some(Verdict::Broken) => true,
-            Some(Verdict::CopyOf(id)) => self.is_where_it_was(id),
+            Some(Verdict::CopyOf(id)) => {
+                let twin = self.twins.get(&id);
+                let is_twin = twin.is_some_and(|twin| twin.found.inode == found.inode);
+                is_twin || self.is_where_it_was(id)
+            }
         }
     }
 
@@ -184,6 +208,9 @@ impl Tail {
         if let Some(record) = own {
             return self.go_on_packed(found, archive, identity, record, now);
         }
+        if self.is_packed_from_left_alone(found, &head, identity, now) {
+            return Ok(());
+        }
         let candidates = self.candidates(found, &head);
         if candidates.is_empty() {
             return self.take_unknown(found, archive, identity, now);
@@ -200,6 +227,40 @@ impl Tail {
         Ok(())
     }
 
+    /// Whether the file was made of one of which nothing is wanted, whose time it has.
+    fn is_packed_from_left_alone(
+        &mut self,
+        found: &Found,
+        head: &[u8],
+        identity: Identity,
+        now: Instant,
+    ) -> bool {
+        let kin = kin_paths(found);
+        let left = self.left_alone.values().find(|left| {
+            left.is_of_time(found.modified) && kin.contains(&LogPath::from(left.path()))
+        });
+        let Some(known) = left.map(LeftAlone::known) else {
+            return false;
+        };
+        let Some(id) = known else {
+            self.leave_alone(found, None);
+            return true;
+        };
+        let record = self.known.record(id).cloned();
+        let Some(record) = record.filter(|record| begins(head, &record.identity.head)) else {
+            return false;
+        };
+        if !record.ended {
+            return false;
+        }
+        let twin = Twin {
+            found: found.clone(),
+            born: identity.born,
+        };
+        self.move_to(record, &twin, now);
+        true
+    }
+
     /// Generations that the file may be, as they begin with the same bytes.
     fn candidates(&self, found: &Found, head: &[u8]) -> Vec<Candidate> {
         let mut candidates = Vec::new();
@@ -208,6 +269,7 @@ impl Tail {
                 id,
                 mark,
                 proved: None,
+                short: false,
                 anew,
             });
         };
@@ -253,24 +315,38 @@ impl Tail {
     fn decide(&mut self, examination: Examination, now: Instant) -> io::Result<()> {
         let Examination {
             found,
-            archive,
+            mut archive,
             identity,
-            candidates,
+            mut candidates,
         } = examination;
+        for candidate in &mut candidates {
+            if candidate.proved == Some(false)
+                && let Some(file) = self.files.get(&candidate.id)
+                && file.begins_with(&mut archive, candidate.mark.offset)?
+            {
+                (candidate.proved, candidate.short) = (Some(true), true);
+            }
+        }
         let (there, gone): (Vec<Candidate>, Vec<Candidate>) = candidates
             .into_iter()
             .filter(|candidate| candidate.proved == Some(true))
             .partition(|candidate| self.is_where_it_was(candidate.id));
-        if let Some(original) = there.first() {
+        let short = gone.iter().find(|candidate| candidate.short);
+        if let Some(original) = there.first().or(short) {
             if let Some(met) = self.met.get_mut(&found.inode) {
                 met.verdict = Verdict::CopyOf(original.id);
             }
+            if self.files.contains_key(&original.id) && !original.anew {
+                let born = identity.born;
+                let found = found.clone();
+                self.twins.insert(original.id, Twin { found, born });
+            }
             if let Some(file) = self.files.get_mut(&original.id)
                 && !original.anew
+                && !original.short
                 && file.copy.is_none()
             {
                 // Held open, lest it be gone when the original is truncated.
-                let mut archive = archive;
                 archive.rest();
                 file.copy = Some((found, Content::Packed(archive)));
             }

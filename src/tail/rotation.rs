@@ -17,7 +17,7 @@ use super::known::{Births, GRACE, GRACE_SCANS, Whereabouts};
 use super::reader::{Reader, Scratch};
 use super::{Event, Tail, Tailed, identity};
 use crate::batch::Origin;
-use crate::model::{FileId, FileRecord, LogPath};
+use crate::model::{FileId, FileRecord, Identity, LogPath, Mark};
 use crate::sys::{self, FileStatus};
 
 /// What is left of a generation that was truncated away.
@@ -44,6 +44,38 @@ pub(super) struct LeftAlone {
     pub(super) closed: Option<Found>,
 }
 
+impl LeftAlone {
+    /// Where it lies.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The known generation that it is.
+    pub(super) fn known(&self) -> Option<FileId> {
+        self.known
+    }
+
+    /// Whether it was last written to then, and lies there for good.
+    pub(super) fn is_of_time(&self, modified: i128) -> bool {
+        self.closed.is_none() && self.version.1 == modified
+    }
+}
+
+/// A file under a rotation name that holds what a generation held, or the beginning of it.
+#[derive(Debug)]
+pub(super) struct Twin {
+    pub(super) found: Found,
+    /// What proves it beside its bytes.
+    pub(super) born: Option<i64>,
+}
+
+impl Twin {
+    /// Whether it is still where it was found.
+    pub(super) fn is_there(&self) -> bool {
+        is_still(&self.found)
+    }
+}
+
 /// What was known when a scan began to be applied, of the files under rotation names that need a
 /// decision; taking one file in must not change what the next one is taken for.
 #[derive(Default)]
@@ -64,6 +96,8 @@ pub(super) enum Kinship {
     None,
     /// It is a copy of one that is there, or not finished yet: to be left alone for now.
     Copy,
+    /// It is a copy of this one that was made before the last of it was written.
+    BeginningOf(FileId),
     /// It is a whole copy of this one, which was not seen truncated yet.
     CopyOf(FileId),
     /// It holds what was truncated away of this one.
@@ -111,6 +145,9 @@ impl Tail {
             return;
         };
         let base = LogPath::from(base.as_path());
+        if self.is_beginning_of_ended(found, &file, &status, now) {
+            return;
+        }
         let taken = self.recognise(&base, &file, &status).and_then(|known| {
             if let Some(record) = known {
                 let left = self.left_alone.get(&found.inode);
@@ -122,6 +159,12 @@ impl Tail {
             }
             match self.kinship(&base, &file, &status, &view.there)? {
                 Kinship::Copy => Ok(()),
+                Kinship::BeginningOf(id) => {
+                    let born = status.born;
+                    let found = found.clone();
+                    self.twins.insert(id, Twin { found, born });
+                    Ok(())
+                }
                 Kinship::CopyOf(id) => {
                     if let Some(original) = self.files.get_mut(&id) {
                         original.copy = Some((found.clone(), Content::Plain(file)));
@@ -282,6 +325,47 @@ impl Tail {
         Ok(())
     }
 
+    /// Whether a file is the copy of a generation that ended behind it, and is known to be: nothing
+    /// is wanted of it.
+    fn is_beginning_of_ended(
+        &mut self,
+        found: &Found,
+        file: &File,
+        status: &FileStatus,
+        now: Instant,
+    ) -> bool {
+        let is_it = |record: &&FileRecord| {
+            record.ended
+                && record.identity.born.is_some()
+                && record.identity.born == status.born
+                && status.size < record.confirmed.offset
+                && identity::begins_like(file, &record.identity).unwrap_or(false)
+        };
+        let record = self.known.at_inode(found.inode).find(is_it).cloned();
+        if let Some(record) = &record {
+            let id = record.id;
+            self.remember(record.clone(), Whereabouts::There, now);
+            self.leave_alone(found, Some(id));
+        }
+        record.is_some()
+    }
+
+    /// A generation that is not read any more lives on in its twin.
+    pub(super) fn move_to(&mut self, mut record: FileRecord, twin: &Twin, now: Instant) {
+        let (dev, ino) = twin.found.inode;
+        let born = twin.born;
+        record.identity = Identity {
+            dev,
+            ino,
+            born,
+            ..record.identity
+        };
+        let id = record.id;
+        self.events.push(Event::Identified(id, record.identity));
+        self.remember(record, Whereabouts::There, now);
+        self.leave_alone(&twin.found, Some(id));
+    }
+
     /// How an unknown file under a rotation name of `base` is related to what is known of `base`.
     pub(super) fn kinship(
         &self,
@@ -309,8 +393,17 @@ impl Tail {
                     (None, None) => Kinship::Copy,
                 });
             } else if status.size < other.batched.offset {
-                // The copy is still being written.
-                kin.push(Kinship::Copy);
+                let passed = other.passed_before(status.size);
+                let holds = |mark: &Mark| -> io::Result<bool> {
+                    Ok(identity::end_before(file, mark.offset)?.1 == mark.proof)
+                };
+                let proved = passed.map(holds).transpose()? == Some(true);
+                kin.push(if proved {
+                    Kinship::BeginningOf(*id)
+                } else {
+                    // Perhaps it is still being written.
+                    Kinship::Copy
+                });
             }
         }
         let head = identity::first_bytes(file)?;
@@ -333,7 +426,7 @@ impl Tail {
             // Any copy is enough to leave it alone; several rests would be a guess.
             _ if kin
                 .iter()
-                .any(|kin| matches!(kin, Kinship::Copy | Kinship::CopyOf(_))) =>
+                .any(|kin| !matches!(kin, Kinship::RestOf(_) | Kinship::RestOfKnown(_))) =>
             {
                 Kinship::Copy
             }
@@ -414,6 +507,11 @@ impl Tail {
             rest,
             size: old.size_seen.max(reader.read_to()),
         });
+        if let Some(identity) = &mut old.identity {
+            // The inode is another generation's from now on.
+            identity.ino = 0;
+            self.events.push(Event::Identified(id, *identity));
+        }
         old.rotated.get_or_insert(now);
         self.rotated.insert(id);
         old.superseded = true;

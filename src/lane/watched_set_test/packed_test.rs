@@ -265,3 +265,96 @@ fn an_archive_that_is_not_whole_is_waited_for_and_a_damaged_one_is_said_when_it_
     let came = String::from_utf8_lossy(&damaged.text).into_owned();
     assert!(came.len() > text.len() && came.len() < 2 * text.len() + 5);
 }
+
+#[test]
+fn a_copy_that_was_made_before_the_last_lines_were_written_is_not_read_again() {
+    let mut rig = Rig::new("*.log");
+    let (first, late) = (lines("first", 500), lines("late", 5));
+    rig.append("a.log", &first);
+    rig.pass(1);
+    fs::copy(rig.path("a.log"), rig.path("a.log.1")).expect("copied");
+    rig.append("a.log", &late);
+    rig.pass(1);
+    let live = fs::File::options().write(true).open(rig.path("a.log"));
+    live.and_then(|live| live.set_len(0)).expect("truncated");
+    rig.append("a.log", "next\n");
+    rig.pass(90);
+    let expected = [first + &late, "next\n".to_owned()];
+    assert_eq!(rig.texts("a.log"), expected);
+    rig.start();
+    rig.pass(30);
+    assert_eq!(rig.texts("a.log"), expected);
+    rename(&rig, "a.log.1", "a.log.2");
+    rig.pass(2);
+    pack(&rig, "a.log.2");
+    rig.pass(30);
+    assert_eq!(rig.texts("a.log"), expected);
+    rig.start();
+    rig.pass(30);
+    assert_eq!(rig.texts("a.log"), expected);
+    assert!(rig.lost.is_empty());
+    assert_eq!(rig.records.len(), 2, "one in the archive, and the live one");
+}
+
+#[test]
+fn an_archive_that_was_made_before_the_last_lines_were_written_is_not_read_again() {
+    let mut rig = Rig::new("*.log");
+    let (first, late) = (lines("first", 500), lines("late", 5));
+    rig.append("a.log", &first);
+    rig.pass(1);
+    rename(&rig, "a.log", "a.log.1");
+    // gzip is done before the writer has heard of the rotation.
+    fs::copy(rig.path("a.log.1"), rig.path("copy")).expect("copied");
+    pack(&rig, "copy");
+    rig.append("a.log", "next\n");
+    rig.pass(1);
+    rig.append("a.log.1", &late);
+    rig.pass(1);
+    rename(&rig, "copy.gz", "a.log.1.gz");
+    fs::remove_file(rig.path("a.log.1")).expect("deleted");
+    rig.pass(90);
+    let expected = [first + &late, "next\n".to_owned()];
+    assert_eq!(rig.texts("a.log"), expected);
+    rig.start();
+    rig.pass(30);
+    assert_eq!(rig.texts("a.log"), expected);
+    assert!(rig.lost.is_empty());
+}
+
+#[test]
+fn a_generation_ends_also_when_its_successor_was_seen_late() {
+    let mut rig = Rig::new("*.log");
+    rig.append("a.log", "one\n");
+    rig.pass(1);
+    rename(&rig, "a.log", "a.log.1");
+    rig.pass(1);
+    rig.append("a.log", "two\n");
+    rig.pass(70);
+    assert_eq!(rig.texts("a.log"), ["one\n", "two\n"]);
+    assert!(rig.delivered[&0].ended && !rig.delivered[&1].ended);
+    assert_eq!(rig.open_files(), 1);
+}
+
+#[test]
+fn what_was_not_read_of_a_generation_comes_before_the_next_one() {
+    let mut rig = Rig::new("*.log");
+    rig.append("a.log", "one\n");
+    rig.scan();
+    rig.append("a.log", &lines("late", 50_000));
+    rename(&rig, "a.log", "a.log.1");
+    rig.scan();
+    rig.append("a.log", "two\n");
+    rig.scan();
+    let expected = "one\n".to_owned() + &lines("late", 50_000);
+    while rig.delivered.len() < 2 {
+        let now = rig.now;
+        assert!(rig.lane().turn(now), "the next one comes");
+        rig.lane().tell();
+        rig.receive();
+    }
+    assert_eq!(
+        rig.texts("a.log")[0],
+        expected,
+        "all of it, before the next"
+    );
+}

@@ -244,6 +244,24 @@ impl Agent {
         wait_for_some(STATUS, &what, || self.status().filter(&holds))
     }
 
+    /// Bytes of all files that are not confirmed; nothing while nobody answers.
+    pub fn lag(&self) -> Option<u64> {
+        let status = self.status()?;
+        let files = status["files"].as_array()?;
+        files.iter().map(|file| file["lag"].as_u64()).sum()
+    }
+
+    /// Bytes that it counts as lost.
+    pub fn lost_bytes(&self) -> u64 {
+        let status = self.status().expect("it answers");
+        status["lost_bytes"].as_u64().expect("a number")
+    }
+
+    /// Paths of what it holds open; the kernel adds ` (deleted)` to those that have none any more.
+    pub fn open_paths(&self) -> Vec<PathBuf> {
+        open_paths(self.id())
+    }
+
     /// What the run under way, or the last one, wrote to stderr (and stdout) so far.
     pub fn stderr(&self) -> String {
         let Ok(mut log) = File::open(self.log_path()) else {
@@ -320,6 +338,15 @@ impl Agent {
         let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
         kibibytes * 1024
     }
+}
+
+/// What the descriptors of a process are open on.
+pub fn open_paths(process: u32) -> Vec<PathBuf> {
+    let descriptors = fs::read_dir(format!("/proc/{process}/fd"));
+    let entries = descriptors.into_iter().flatten().flatten();
+    // A descriptor may be closed meanwhile.
+    let paths = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
+    paths.collect()
 }
 
 impl Drop for Agent {

@@ -4,11 +4,14 @@
 pub mod agent;
 pub mod amqp;
 pub mod broker;
+pub mod cut;
 pub mod debian;
 pub mod json;
 pub mod leash;
+pub mod logrotate;
 pub mod made;
 pub mod message;
+pub mod numbered;
 pub mod oracle;
 pub mod ports;
 pub mod process;

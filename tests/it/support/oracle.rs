@@ -13,7 +13,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use self::batch::Batch;
-pub use self::file::{FileLedger, complete_lines};
+use self::file::Keeping;
+pub use self::file::{FileLedger, NewLine, complete_lines};
 use super::amqp::Consumer;
 use super::message::Message;
 
@@ -24,7 +25,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 #[derive(Default)]
 pub struct Ledger {
     tolerates_disorder: bool,
-    forgets_text: bool,
+    keeping: Keeping,
     files: Vec<FileLedger>,
     /// Place in `files` of (agent, file id).
     places: HashMap<(String, String), usize>,
@@ -69,7 +70,13 @@ impl Ledger {
 
     /// For gigabytes: of each line only its place and a hash are kept, 40 bytes.
     pub fn forgetting_text(mut self) -> Self {
-        self.forgets_text = true;
+        self.keeping = Keeping::Hashes;
+        self
+    }
+
+    /// For tens of millions of lines: of a line nothing is kept, so that `take_with` must judge it.
+    pub fn keeping_no_lines(mut self) -> Self {
+        self.keeping = Keeping::Nothing;
         self
     }
 
@@ -121,6 +128,11 @@ impl Ledger {
 
     /// Judges one message and adds it.
     pub fn take(&mut self, message: &Message) {
+        self.take_with(message, &mut |_| {});
+    }
+
+    /// The same, and shows every line that is not dropped as a repeat.
+    pub fn take_with(&mut self, message: &Message, show: &mut dyn FnMut(NewLine<'_>)) {
         let id = message.message_id.clone().unwrap_or_default();
         let mut violations = std::mem::take(&mut self.violations);
         let mut findings = Findings {
@@ -134,7 +146,7 @@ impl Ledger {
             let redelivered = repeated && message.redelivered;
             self.redelivered_messages += u64::from(redelivered);
             self.repeated_messages += u64::from(repeated && !redelivered);
-            self.add(batch, redelivered, &mut findings);
+            self.add(batch, redelivered, &mut findings, show);
         }
         self.violations = violations;
     }
@@ -171,7 +183,13 @@ impl Ledger {
         true
     }
 
-    fn add(&mut self, batch: Batch, redelivered: bool, findings: &mut Findings<'_>) {
+    fn add(
+        &mut self,
+        batch: Batch,
+        redelivered: bool,
+        findings: &mut Findings<'_>,
+        show: &mut dyn FnMut(NewLine<'_>),
+    ) {
         let Batch {
             agent,
             ranges,
@@ -185,7 +203,10 @@ impl Ledger {
         // Lines are weighed against the coverage before this message, so before its ranges.
         for line in lines {
             let file = &mut self.files[places[line.range]];
-            file.add_line(line, self.tolerates_disorder, self.forgets_text, findings);
+            if let Some(new) = file.new_line(&line, self.tolerates_disorder, findings) {
+                show(new);
+                file.add_line(line, self.keeping);
+            }
         }
         for (range, place) in ranges.iter().zip(places) {
             let file = &mut self.files[place];

@@ -17,7 +17,32 @@ pub struct FileLedger {
     next: u64,
     skipped: Vec<Skipped>,
     eof: Option<u64>,
+    /// Where the last new line ended.
+    lines_end: u64,
     lines: Vec<Kept>,
+}
+
+/// What a ledger keeps of lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keeping {
+    #[default]
+    Text,
+    /// Places and hashes.
+    Hashes,
+    Nothing,
+}
+
+/// A line that is not dropped as a repeat.
+#[derive(Clone, Copy, Debug)]
+pub struct NewLine<'l> {
+    pub path: &'l str,
+    /// The generation's id.
+    pub file: &'l str,
+    pub offset: u64,
+    /// Source bytes, line end included.
+    pub bytes: u64,
+    /// Without the line end, unless the body is `text/plain`.
+    pub content: &'l [u8],
 }
 
 /// A range that was accounted for without lines.
@@ -49,18 +74,38 @@ impl FileLedger {
             next: 0,
             skipped: Vec::new(),
             eof: None,
+            lines_end: 0,
             lines: Vec::new(),
         }
     }
 
-    /// Drops a line only if it lies wholly in what was covered before its message.
-    pub(super) fn add_line(
-        &mut self,
-        line: Line,
+    /// Nothing for a line that lies wholly in what was covered before its message: it is dropped.
+    pub(super) fn new_line<'l>(
+        &'l self,
+        line: &'l Line,
         tolerates_disorder: bool,
-        forgets_text: bool,
         findings: &mut Findings<'_>,
-    ) {
+    ) -> Option<NewLine<'l>> {
+        let Line { offset, bytes, .. } = *line;
+        if self.coverage.contains(offset, offset + bytes) {
+            return None;
+        }
+        if offset < self.lines_end && !tolerates_disorder {
+            findings.add(format!(
+                "the new line at offset {offset} of {} is out of order",
+                self.path
+            ));
+        }
+        Some(NewLine {
+            path: &self.path,
+            file: &self.id,
+            offset,
+            bytes,
+            content: &line.content,
+        })
+    }
+
+    pub(super) fn add_line(&mut self, line: Line, keeping: Keeping) {
         let Line {
             offset,
             bytes,
@@ -69,15 +114,9 @@ impl FileLedger {
             content,
             ..
         } = line;
-        if self.coverage.contains(offset, offset + bytes) {
+        self.lines_end = offset + bytes;
+        if keeping == Keeping::Nothing {
             return;
-        }
-        let behind = self.lines.last().is_some_and(|last| offset < last.end());
-        if behind && !tolerates_disorder {
-            findings.add(format!(
-                "the new line at offset {offset} of {} is out of order",
-                self.path
-            ));
         }
         self.lines.push(Kept {
             offset,
@@ -85,7 +124,7 @@ impl FileLedger {
             partial,
             raw,
             hash: hash(&content),
-            text: (!forgets_text).then(|| content.into_boxed_slice()),
+            text: (keeping == Keeping::Text).then(|| content.into_boxed_slice()),
         });
     }
 
@@ -219,6 +258,34 @@ impl FileLedger {
         self.difference_in_lines(content)
     }
 
+    /// Bytes from the beginning on that were not skipped.
+    pub fn delivered(&self) -> u64 {
+        let first = self.skipped.iter().map(|skipped| skipped.start).min();
+        let covered = self.covered_to().unwrap_or(0);
+        first.map_or(covered, |first| first.min(covered))
+    }
+
+    /// The first difference between what a consumer has and `content`, of which the end may be
+    /// missing, whether it was said to be truncated or not; in words.
+    pub fn difference_up_to_a_cut(&self, content: &[u8]) -> Option<String> {
+        let size = content.len() as u64;
+        if self.covered_to().is_none_or(|end| end > size) {
+            let tiles = self.tiles();
+            return Some(format!(
+                "the ranges cover {tiles:?}, the file is [0, {size})"
+            ));
+        }
+        let delivered = self.delivered();
+        let odd = self
+            .skipped
+            .iter()
+            .find(|skipped| skipped.reason != "truncated");
+        if let Some(Skipped { start, end, reason }) = odd {
+            return Some(format!("[{start}, {end}) was skipped: {reason}"));
+        }
+        self.difference_in_lines(&content[..delivered as usize])
+    }
+
     /// Walks both in step. A line of the file may come in parts, all but the last marked.
     fn difference_in_lines(&self, content: &[u8]) -> Option<String> {
         let mut kept = self.in_offset_order().into_iter().peekable();
@@ -285,12 +352,6 @@ impl FileLedger {
         format!(
             "{path} (file {id}): covers {tiles:?}, {lines} lines, skipped {skipped:?}, eof {eof:?}"
         )
-    }
-}
-
-impl Kept {
-    fn end(&self) -> u64 {
-        self.offset + u64::from(self.bytes)
     }
 }
 
