@@ -687,6 +687,13 @@ impl Rig {
                     self.confirm();
                 }
                 for (index, generation) in self.model.iter_mut().enumerate() {
+                    // Nobody holds what was not looked into.
+                    if generation
+                        .packed
+                        .is_some_and(|packed| packed != Packed::LookedInto)
+                    {
+                        (generation.packed, generation.written) = (Some(Packed::Made), true);
+                    }
                     let on_disk = self.current.iter().chain(self.rotated.as_flattened());
                     generation.excused |= !on_disk.flatten().any(|there| *there == index);
                     generation.excused |= !generation.known && !self.current.contains(&Some(index));

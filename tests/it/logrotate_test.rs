@@ -31,18 +31,6 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// the test's time is without end.
 const AHEAD_LINES: u64 = 50_000;
 
-/// Generations that are packed before the agent came to read them are read.
-const READS_COMPRESSED: bool = false;
-
-/// A copy that ends before what was read of its generation is known for what it is also when the
-/// generation was given up. Until then the last copy is made when nobody writes: of older ones nothing
-/// is read again.
-const KNOWS_SHORT_COPIES: bool = false;
-
-/// Of every generation but the last the end is said. Until then it is waited for without being asked
-/// for.
-const SAYS_EVERY_END: bool = false;
-
 /// Longer than it takes until a generation that does not change any more is over, and let go.
 const LET_GO: Duration = Duration::from_secs(90);
 
@@ -78,7 +66,7 @@ const CREATE_DELAYCOMPRESS: Habit = Habit {
     name: "create-delaycompress",
     rules: &[KEEP_ALL, "create", "compress", "delaycompress"],
     keeping: Keeping::Reopening,
-    waits_for_agent: !READS_COMPRESSED,
+    waits_for_agent: false,
 };
 /// Without `%s` there were one rotation a day.
 const CREATE_DATEEXT: Habit = Habit {
@@ -186,7 +174,6 @@ impl Log {
         entries
             .map(|entry| entry.unwrap().path())
             .filter(|path| text(path).starts_with(self.text()))
-            .filter(|path| READS_COMPRESSED || !is_packed(path))
             .flat_map(|path| numbers_in(&path))
             .collect()
     }
@@ -357,12 +344,6 @@ fn storm(
         if !agent.is_running() {
             agent.start();
         }
-        for (log, logrotate) in logs.iter().zip(&logrotates) {
-            let leaves_copy = READS_COMPRESSED || !log.habit.rules.contains(&"compress");
-            if !KNOWS_SHORT_COPIES && log.habit.keeping == Keeping::Holding && leaves_copy {
-                logrotate.rotate();
-            }
-        }
         println!("written and rotated for {:?}", begun.elapsed());
         let survivors: Vec<Vec<u64>> = logs.iter().map(Log::survivors).collect();
         // What has not come by then is told by what judges, better than here.
@@ -377,14 +358,12 @@ fn storm(
         println!("in every queue after {:?}", begun.elapsed());
         if amount.time > Amount::BRIEF.time {
             // What comes again when generations are let go must be seen.
-            let end = Instant::now() + LET_GO;
             wait_for(2 * LET_GO, "all generations but the last are over", || {
                 let ended = |drained: &Drained| {
                     let taken = drained.taken.lock().unwrap();
                     logs.iter().all(|log| taken.endless(log).count() <= 1)
                 };
-                let late = !SAYS_EVERY_END && Instant::now() >= end;
-                late || drained.iter().all(ended)
+                drained.iter().all(ended)
             });
         }
         let lost_bytes = agent.lost_bytes();
@@ -653,21 +632,13 @@ fn what_logrotate_renames_packs_or_dates_at_full_speed_is_whole_in_every_queue_o
 #[test]
 fn copytruncate_at_full_speed_loses_only_what_was_written_between_a_look_and_the_cut() {
     let habits = [&COPYTRUNCATE, &COPYTRUNCATE_COMPRESS];
-    let amount = if KNOWS_SHORT_COPIES {
-        Amount::of_lines(1_600_000)
-    } else {
-        Amount::BRIEF
-    };
-    let outcome = storm(&habits, &amount, |_, _| {});
+    let outcome = storm(&habits, &Amount::of_lines(1_600_000), |_, _| {});
     outcome.assert_lost_only_what_was_cut();
 }
 
 #[test]
 fn an_agent_that_is_killed_every_second_finds_again_what_was_rotated_meanwhile() {
-    let mut habits = vec![&CREATE_KILLED];
-    if READS_COMPRESSED {
-        habits.push(&DELAYCOMPRESS_KILLED);
-    }
+    let habits = [&CREATE_KILLED, &DELAYCOMPRESS_KILLED];
     let mut kills = 0;
     let mut is_down = false;
     let mut next = None;

@@ -30,9 +30,6 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// What an hour becomes.
 const LAPSE: Duration = Duration::from_secs(20);
 
-/// See `logrotate_test`.
-const KNOWS_SHORT_COPIES: bool = false;
-
 /// Longer silences are cut short: some logs are of days.
 const SILENCE_MAX: u64 = 60;
 const DAY: u64 = 24 * 60 * 60;
@@ -347,9 +344,6 @@ fn an_hour_of_real_logs_is_in_every_queue_once_whether_they_are_renamed_or_cut()
             let (rotations, lines) = (rotating.join().unwrap(), log.lines.len());
             println!("{}: {lines} lines, {rotations} rotations", log.text());
             assert!(rotations > 2, "hardly rotated");
-            if !KNOWS_SHORT_COPIES && log.keeping == Keeping::Holding {
-                log.logrotate.rotate();
-            }
         }
         // What has not come by then is told below.
         let end = Instant::now() + MINUTE;
