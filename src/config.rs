@@ -1,40 +1,34 @@
 //! The configuration as it is used: every value checked and parsed into the type that uses it,
 //! every problem found at once.
 
+mod broker;
 mod multiline;
 pub mod raw;
 #[cfg(test)]
 mod shipped;
+mod source;
 mod treatment;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use encoding_rs::{Encoding, ISO_2022_JP, UTF_8};
-
-use crate::amqp::arguments::{self, grows_without_end, judge};
 use jiff::Timestamp;
 
-use crate::amqp::{self, Address, Argument, Login, QueueKind};
-use crate::lines::Splitter;
+use crate::amqp;
 use crate::model::{Coding, Compression, Format};
 use crate::tail::descriptors::Limits;
-use crate::tail::discover::{Pattern, PatternError, Selection};
-use crate::treat::{Parser, Treatment};
 use crate::wire::BODY_MAX;
+use broker::broker;
 pub use raw::nearest;
 use raw::{Document, Problem, Spot, Table};
-use treatment::{Labels, labels, treatment};
+pub use source::Source;
+use source::sources;
+use treatment::{Labels, labels};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// How hard bodies are packed, unless the configuration says otherwise.
-const LEVEL: u8 = 1;
-/// Longest name of a source: it travels in every message.
-const SOURCE_NAME_MAX: usize = 100;
 /// Where the state is kept, unless the configuration says otherwise.
 const STATE_DIR: &str = "/var/lib/fantail";
 /// Longest name of the control socket in its directory: behind `/proc/self/fd/N/` it must fit into
@@ -75,25 +69,6 @@ pub struct Config {
     pub max_in_flight: usize,
     /// What can be used, and is probably not meant.
     pub warnings: Vec<Problem>,
-}
-
-/// A `[[source]]` block.
-#[derive(Clone, Debug)]
-pub struct Source {
-    /// Unique name.
-    pub name: Arc<str>,
-    /// Which files.
-    pub selection: Selection,
-    /// Begin at the end of what is there at the first scan.
-    pub from_end: bool,
-    /// How its lines are found.
-    pub splitter: Arc<Splitter>,
-    /// What is done with its lines.
-    pub treatment: Treatment,
-    /// Files that were not written to for so long are not read until they are.
-    pub ignore_older: Option<Duration>,
-    /// How often files are looked for, and looked at, without any event.
-    pub poll_interval: Duration,
 }
 
 /// `[batch]`.
@@ -341,175 +316,8 @@ fn agent(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> Option<Agent> {
     })
 }
 
-fn sources(root: &mut Table<'_>, parts: &mut Parts, problems: &mut Vec<Problem>) {
-    for mut table in root.tables("source", problems) {
-        if let Some(source) = source(&mut table, parts, problems) {
-            parts.sources.push(source);
-        }
-        table.finish(raw::SOURCE, problems);
-    }
-}
-
-const EXAMPLE: &str = "for example include = [\"/var/log/app/*.log\"]";
-
-fn source(table: &mut Table<'_>, parts: &mut Parts, problems: &mut Vec<Problem>) -> Option<Source> {
-    let globs = table.strings("include", problems);
-    let include = patterns(globs.as_deref().unwrap_or_default(), problems);
-    let excluded = table.strings("exclude", problems).unwrap_or_default();
-    let exclude = patterns(&excluded, problems);
-    let from_end = table
-        .choice(
-            "read_from",
-            &[("beginning", false), ("end", true)],
-            problems,
-        )
-        .unwrap_or(false);
-    let compressed = table.boolean("compressed", problems).unwrap_or(true);
-    let ignore_older = table.optional_duration("ignore_older", problems);
-    let ignore_older = ignore_older.map(|spot| at_least(&spot, SECOND, problems));
-    let poll_interval = table.duration("poll_interval", problems);
-    let poll_interval = poll_interval.map_or(SECOND, |spot| {
-        at_least(&spot, Duration::from_millis(100), problems)
-    });
-    let follow_links = table.boolean("follow_symlinks", problems).unwrap_or(false);
-    let line_max = within(
-        table.size("max_line", problems),
-        1,
-        LINE_MAX,
-        LINE_MAX,
-        problems,
-    );
-    let encoding = encoding(table, problems);
-    let grouping = multiline::multiline(table, problems);
-    if let Some(spot) = &grouping {
-        let text =
-            "`multiline` does nothing with format = \"lines\", whose bodies are the files' bytes";
-        let problem = spot.problem(text.to_owned());
-        let advice = "leave it to the consumers, or write format = \"ndjson\" under [batch]";
-        parts.not_bare.push(problem.advise(advice.to_owned()));
-    }
-    let treatment = treatment(table, &parts.labels, &mut parts.not_bare, problems);
-    let name = table.string("name", problems);
-    let missing = if !table.has("include") {
-        Some("a [[source]] without `include`")
-    } else if table.is_empty_list("include") {
-        Some("`include` is empty: no file can match")
-    } else {
-        None
-    };
-    if let Some(text) = missing {
-        let problem = table.problem_of("include", text.to_owned());
-        problems.push(problem.advise(EXAMPLE.to_owned()));
-    }
-    // What else can be wrong with it has been told.
-    let globs = globs.filter(|globs| !globs.is_empty())?;
-    let name = match name {
-        Some(spot) if spot.value.is_empty() => {
-            problems.push(spot.problem("a source's name must not be empty".to_owned()));
-            return None;
-        }
-        Some(spot) => spot,
-        None => globs[0].with(derived_name(&globs[0].value)),
-    };
-    if name.value.len() > SOURCE_NAME_MAX {
-        problems.push(too_long(&name, SOURCE_NAME_MAX));
-    }
-    let shared: Arc<str> = name.value.as_str().into();
-    if !parts.names.insert(Arc::clone(&shared)) {
-        let problem = name.problem(format!("another source is called {:?} too", name.value));
-        problems.push(problem.advise("give this one a `name` of its own".to_owned()));
-    }
-    let grouping = match (grouping, &treatment.parse) {
-        (None, Some(Parser::Cri)) => Some(multiline::of_containers()),
-        (grouping, _) => grouping.map(|spot| spot.value),
-    };
-    let splitter = Splitter {
-        grouping,
-        lookahead: treatment.lookahead(),
-        encoding,
-        ..Splitter::new(usize::try_from(line_max).unwrap_or(usize::MAX))
-    };
-    Some(Source {
-        name: shared,
-        selection: Selection {
-            include,
-            exclude,
-            compressed,
-            follow_links,
-        },
-        from_end,
-        ignore_older,
-        poll_interval,
-        treatment: Treatment {
-            encoding,
-            ..treatment
-        },
-        splitter: Arc::new(splitter),
-    })
-}
-
-/// Names of encodings that people write; there are more, those of the WHATWG's Encoding Standard.
-const ENCODINGS: &[&str] = &[
-    "utf-8",
-    "utf-16le",
-    "utf-16be",
-    "latin1",
-    "iso-8859-1",
-    "iso-8859-2",
-    "iso-8859-15",
-    "windows-1250",
-    "windows-1251",
-    "windows-1252",
-    "koi8-r",
-    "shift_jis",
-    "euc-jp",
-    "euc-kr",
-    "gb18030",
-    "gbk",
-    "big5",
-];
-
-fn encoding(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> &'static Encoding {
-    let Some(spot) = table.string("encoding", problems) else {
-        return UTF_8;
-    };
-    let encoding = Encoding::for_label_no_replacement(spot.value.as_bytes());
-    // Where a line of it begins depends on the one before.
-    let told = match encoding.filter(|encoding| *encoding != ISO_2022_JP) {
-        Some(encoding) => return encoding,
-        None if encoding.is_some() => format!("{} cannot be read line by line", spot.value),
-        None => format!("not an encoding that is known: {:?}", spot.value),
-    };
-    let lower = spot.value.to_ascii_lowercase();
-    let advice = match nearest(&lower, ENCODINGS.iter().copied()) {
-        Some(near) if near != lower => format!("did you mean {near:?}?"),
-        _ => format!("for example {}", ENCODINGS[1..5].join(", ")),
-    };
-    problems.push(spot.problem(told).advise(advice));
-    UTF_8
-}
-
-fn patterns(globs: &[Spot<String>], problems: &mut Vec<Problem>) -> Vec<Pattern> {
-    let parse = |spot: &Spot<String>| match Pattern::parse(&spot.value) {
-        Ok(pattern) => Some(pattern),
-        Err(error) => {
-            let problem = spot.problem(format!("not a glob: {error}"));
-            let advice = matches!(error, PatternError::Glob(_))
-                .then(|| "`*?[]{}\\` are special; write `[[]` for a plain `[`".to_owned());
-            problems.push(problem.advise(advice));
-            None
-        }
-    };
-    globs.iter().filter_map(parse).collect()
-}
-
-/// `/var/log/app/*.log` is called `app`, `/var/log/syslog` is called `syslog`.
-fn derived_name(glob: &str) -> String {
-    let plain =
-        |component: &&str| !component.is_empty() && !component.contains(['*', '?', '[', '{']);
-    let last = glob.rsplit('/').find(plain).unwrap_or("source");
-    last.strip_suffix(".log").unwrap_or(last).to_owned()
-}
+/// How hard bodies are packed, unless the configuration says otherwise.
+const LEVEL: u8 = 1;
 
 const FORMATS: &[(&str, Format)] = &[
     ("ndjson", Format::Ndjson),
@@ -584,274 +392,6 @@ fn compression(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> Option<Com
     Some(Compression { coding, level })
 }
 
-fn broker(
-    table: &mut Table<'_>,
-    problems: &mut Vec<Problem>,
-) -> Option<(amqp::Settings, Duration, usize)> {
-    let password_file = password_file(table, problems);
-    let addresses = addresses(table, password_file.is_some(), problems);
-    let exchange = match table.string("exchange", problems) {
-        Some(spot) => {
-            check_name(&spot, problems);
-            spot.value
-        }
-        None => "logs".to_owned(),
-    };
-    let declare = table
-        .choice("declare", &[("missing", true), ("never", false)], problems)
-        .unwrap_or(true);
-    let mut duration = |key: &str, least: u64, default: u64| {
-        let least = Duration::from_millis(least);
-        match table.duration(key, problems) {
-            Some(spot) => at_least(&spot, least, problems),
-            None => Duration::from_millis(default),
-        }
-    };
-    let check_interval = duration("check_interval", 100, 5_000);
-    let heartbeat = duration("heartbeat", 1_000, 10_000);
-    let connect_timeout = duration("connect_timeout", 100, 10_000);
-    let confirm_timeout = duration("confirm_timeout", 1_000, 300_000);
-    let max_in_flight = within(
-        table.size("max_in_flight", problems),
-        1,
-        1 << 40,
-        16 * 1024 * 1024,
-        problems,
-    );
-    let queues = queues(table, problems);
-    if !queues.is_empty() && queues.iter().all(|queue| !queue.required) {
-        let problem = table.problem("no queue is required: nothing would be waited for".to_owned());
-        let advice = "leave `required` out for at least one of them";
-        problems.push(problem.advise(advice.to_owned()));
-    }
-    let settings = amqp::Settings {
-        addresses,
-        password_file,
-        connection_name: String::new(),
-        connect_timeout,
-        heartbeat,
-        confirm_timeout,
-        topology: amqp::Topology {
-            exchange,
-            queues,
-            declare,
-        },
-    };
-    Some((
-        settings,
-        check_interval,
-        usize::try_from(max_in_flight).unwrap_or(usize::MAX),
-    ))
-}
-
-/// The path; what is at it now is only looked at for a warning, since it is read at every connect.
-fn password_file(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> Option<PathBuf> {
-    let spot = table.string("password_file", problems)?;
-    if spot.value.is_empty() {
-        return None;
-    }
-    let path = PathBuf::from(&spot.value);
-    let doubt = match std::fs::metadata(&path) {
-        Ok(metadata) if metadata.mode() & 0o006 == 0 => None,
-        Ok(metadata) => {
-            let mode = metadata.mode() & 0o777;
-            let text = format!("every user of this host can read or change it (mode {mode:04o})");
-            let advice = format!("chmod o= {}", spot.value);
-            Some((text, Some(advice)))
-        }
-        Err(error) => Some((format!("not there to be read now: {error}"), None)),
-    };
-    if let Some((text, advice)) = doubt {
-        problems.push(spot.problem(text).advise(advice).as_warning());
-    }
-    Some(path)
-}
-
-fn addresses(
-    table: &mut Table<'_>,
-    password_file: bool,
-    problems: &mut Vec<Problem>,
-) -> Vec<Address> {
-    let default = "amqp://guest:guest@localhost:5672/%2f";
-    let Some(urls) = table.strings("urls", problems) else {
-        return default.parse().into_iter().collect();
-    };
-    if table.is_empty_list("urls") {
-        let text = "`urls` is empty: no broker to publish to";
-        let problem = table.problem_of("urls", text.to_owned());
-        problems.push(problem.advise(format!("for example urls = [\"{default}\"]")));
-    }
-    let parse = |spot: &Spot<String>| match spot.value.parse::<Address>() {
-        Ok(address) => {
-            problems.extend(wrong_login(spot, address.login(), password_file));
-            Some(address)
-        }
-        Err(error) => {
-            // Its line is not shown: it may hold a password.
-            let problem = spot.secret_problem(format!("not a broker's address: {error}"));
-            problems.push(problem.advise(
-                "in user, password and virtual host, special characters are written %XX: @ is %40, / is %2f, # is %23, ? is %3f"
-                    .to_owned(),
-            ));
-            None
-        }
-    };
-    urls.iter().filter_map(parse).collect()
-}
-
-/// One password for each user, from one place.
-fn wrong_login(spot: &Spot<String>, login: Login, password_file: bool) -> Option<Problem> {
-    let (text, advice) = match (login, password_file) {
-        (Login::UserAndPassword, true) => (
-            "a password beside `password_file`",
-            "leave it out here: amqp://USER@HOST:PORT/VHOST",
-        ),
-        (Login::User, false) => (
-            "a user without a password",
-            "write amqp://USER:PASSWORD@HOST:PORT/VHOST, or set `password_file`",
-        ),
-        (Login::Default | Login::User, true) | (Login::Default | Login::UserAndPassword, false) => {
-            return None;
-        }
-    };
-    Some(
-        spot.secret_problem(text.to_owned())
-            .advise(advice.to_owned()),
-    )
-}
-
-const KINDS: &[(&str, QueueKind)] = &[
-    ("quorum", QueueKind::Quorum),
-    ("classic", QueueKind::Classic),
-    ("stream", QueueKind::Stream),
-];
-
-fn queues(broker: &mut Table<'_>, problems: &mut Vec<Problem>) -> Vec<amqp::Queue> {
-    let mut names = HashSet::new();
-    let tables = broker.tables("queue", problems);
-    if tables.is_empty() {
-        let queue = |name: &&str| amqp::Queue {
-            name: (*name).into(),
-            kind: QueueKind::Quorum,
-            arguments: BTreeMap::new(),
-            required: true,
-        };
-        return ["archive", "alerting", "search"]
-            .iter()
-            .map(queue)
-            .collect();
-    }
-    let mut queues = Vec::new();
-    for mut table in tables {
-        let kind = table
-            .choice("type", KINDS, problems)
-            .unwrap_or(QueueKind::Quorum);
-        let required = table.boolean("required", problems).unwrap_or(true);
-        let arguments = table.scalars("arguments", problems);
-        let name = table.string("name", problems);
-        match name {
-            None => {
-                let problem = table.problem("a [[broker.queue]] without `name`".to_owned());
-                problems.push(problem.advise("for example name = \"archive\"".to_owned()));
-            }
-            Some(spot) => {
-                check_name(&spot, problems);
-                if !names.insert(spot.value.clone()) {
-                    problems.push(
-                        spot.problem(format!("another queue is called {:?} too", spot.value)),
-                    );
-                }
-                let mut queue = amqp::Queue {
-                    name: spot.value.as_str().into(),
-                    kind,
-                    arguments: BTreeMap::new(),
-                    required,
-                };
-                take_arguments(&mut queue, &arguments, problems);
-                if grows_without_end(&queue) {
-                    let problem = spot.problem(
-                        "a stream without retention grows until the disk is full, unless a policy \
-                         limits it"
-                            .to_owned(),
-                    );
-                    let advice = "add arguments = { x-max-age = \"7D\" }, or x-max-length-bytes";
-                    problems.push(problem.advise(advice.to_owned()).as_warning());
-                }
-                queues.push(queue);
-            }
-        }
-        table.finish(raw::QUEUE, problems);
-    }
-    queues
-}
-
-/// Takes the arguments into the queue, and judges them as RabbitMQ would.
-fn take_arguments(
-    queue: &mut amqp::Queue,
-    arguments: &[(Spot<String>, Spot<Argument>)],
-    problems: &mut Vec<Problem>,
-) {
-    let of_type = |name: &Spot<String>| name.value == "x-queue-type";
-    for (name, value) in arguments.iter().filter(|(name, _)| !of_type(name)) {
-        let name = name.value.clone();
-        queue.arguments.insert(name, value.value.clone());
-    }
-    // Judged as the type that was meant.
-    let mut judged = queue.clone();
-    if let Some((_, value)) = arguments.iter().find(|(name, _)| of_type(name))
-        && let Argument::Text(text) = &value.value
-        && let Some((_, kind)) = KINDS.iter().find(|(word, _)| word == text)
-    {
-        judged.kind = *kind;
-    }
-    for (name, value) in arguments {
-        if of_type(name) {
-            let problem = name.problem("a queue's type is not an argument here".to_owned());
-            let kind = match &value.value {
-                Argument::Text(kind) => kind,
-                _ => "quorum",
-            };
-            problems.push(problem.advise(format!("write type = {kind:?} beside `name`")));
-            continue;
-        }
-        check_name(name, problems);
-        let Some(finding) = judge(&judged, &name.value) else {
-            continue;
-        };
-        let known = arguments::names();
-        let near = nearest(&name.value, known).filter(|near| *near != name.value);
-        let advice = match near {
-            Some(near) if !arguments::names().any(|known| known == name.value) => {
-                format!("did you mean `{near}`?")
-            }
-            _ if finding.advice.is_empty() => in_digits(&value.value).unwrap_or_default(),
-            _ => finding.advice,
-        };
-        let problem = if finding.of_value {
-            value.problem(finding.text)
-        } else {
-            name.problem(finding.text)
-        };
-        let problem = problem.advise((!advice.is_empty()).then_some(advice));
-        problems.push(if finding.refused {
-            problem
-        } else {
-            problem.as_warning()
-        });
-    }
-}
-
-/// RabbitMQ takes numbers alone; fantail's own sizes may be written otherwise.
-fn in_digits(value: &Argument) -> Option<String> {
-    match value {
-        Argument::Text(text) => {
-            let bytes = raw::parse_size(text)?;
-            Some(format!("write {bytes}, without quotes"))
-        }
-        Argument::Integer(_) | Argument::Boolean(_) => None,
-    }
-}
-
 fn too_long(spot: &Spot<String>, most: usize) -> Problem {
     let bytes = spot.value.len();
     spot.problem(format!("{bytes} bytes long; at most {most} are possible"))
@@ -897,6 +437,7 @@ fn within(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::amqp::{Argument, QueueKind};
     use std::os::unix::fs::PermissionsExt;
 
     pub(super) fn load_text(text: &str) -> Result<Config, String> {

@@ -333,8 +333,8 @@ pub struct Tail {
     twins: HashMap<FileId, Twin>,
     /// Compressed files that are not ours, or not known to be.
     met: HashMap<(u64, u64), Met>,
-    /// The one that is being looked into.
-    examination: Option<Examination>,
+    /// Those that are being looked into, one after the other.
+    examinations: VecDeque<Examination>,
     /// Paths of which a compressed file may hold a generation: none is forgotten meanwhile.
     undecided: HashSet<LogPath>,
     /// The compressed file that was taken in last.
@@ -378,7 +378,7 @@ impl Tail {
             refused: HashMap::new(),
             twins: HashMap::new(),
             met: HashMap::new(),
-            examination: None,
+            examinations: VecDeque::new(),
             undecided: HashSet::new(),
             last_packed: None,
             damaged,

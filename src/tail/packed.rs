@@ -20,6 +20,8 @@ use crate::batch::Origin;
 use crate::model::{Coding, FileId, FileRecord, HEAD_LEN, Identity, LogPath, Mark, Proof};
 use crate::sys::{self, FileStatus};
 
+/// So many files are held open that are to be looked into.
+const EXAMINED_MAX: usize = 64;
 /// Bytes that are unpacked in one quantum.
 const QUANTUM: usize = 4 << 20;
 
@@ -153,8 +155,8 @@ impl Tail {
     }
 
     fn is_examining(&self, found: &Found) -> bool {
-        let examined = self.examination.as_ref();
-        examined.is_some_and(|examination| examination.found.inode == found.inode)
+        let mut examined = self.examinations.iter();
+        examined.any(|examination| examination.found.inode == found.inode)
     }
 
     /// Whether a compressed file was looked into and nothing of it is wanted for now.
@@ -216,8 +218,10 @@ impl Tail {
             return self.take_unknown(found, archive, identity, now);
         }
         self.undecided.extend(kin_paths(found));
-        if self.examination.is_none() {
-            self.examination = Some(Examination {
+        if self.examinations.len() < EXAMINED_MAX {
+            // Held open until its turn comes: rotation may delete it meanwhile.
+            archive.rest();
+            self.examinations.push_back(Examination {
                 found: found.clone(),
                 archive: Box::new(archive),
                 identity,
@@ -295,11 +299,11 @@ impl Tail {
 
     /// Goes on with looking into a compressed file. Whether there was anything to do.
     pub fn examine(&mut self, now: Instant) -> bool {
-        let Some(mut examination) = self.examination.take() else {
+        let Some(mut examination) = self.examinations.pop_front() else {
             return false;
         };
         match examination.step() {
-            Ok(true) => self.examination = Some(examination),
+            Ok(true) => self.examinations.push_front(examination),
             Ok(false) => {
                 let found = examination.found.clone();
                 if let Err(error) = self.decide(examination, now) {
