@@ -351,7 +351,7 @@ impl Tail {
         let now = Instant::now();
         let mut paths = Paths::default();
         for record in &known {
-            paths.hold(&record.path, record.identity.born, record.found, now);
+            paths.hold(&record.path, record.found, now);
         }
         let names = sources.iter().map(|source| Arc::clone(&source.name));
         let known = Known::new(known, &names.collect(), now);
@@ -624,8 +624,9 @@ impl Tail {
             self.refuse(found, reason);
             return None;
         }
-        // Another file than the scan saw at this path, and one that is open already.
-        if self.by_inode.contains_key(&(status.dev, status.ino)) {
+        // Another file than the scan saw at this path. What the scan saw has another name by now, and
+        // must not be taken for something that came before: the next scan sees both.
+        if (status.dev, status.ino) != found.inode || self.by_inode.contains_key(&found.inode) {
             return None;
         }
         self.had_its_turn(found.inode);
@@ -749,7 +750,7 @@ impl Tail {
     /// Puts a generation into the set and its indexes.
     fn take_in(&mut self, id: FileId, file: Tailed, now: Instant) {
         let path = &file.origin.path;
-        self.paths.hold(path, file.born, file.found, now);
+        self.paths.hold(path, file.found, now);
         if let Some(record) = self.known.remove(id) {
             self.paths.release(&record.path, now);
         }
@@ -1145,7 +1146,8 @@ impl Tail {
         };
         let twin = self.twins.remove(&id);
         match (self.record(id, &file), twin) {
-            (Some(record), Some(twin)) if twin.is_there() => self.move_to(record, &twin, now),
+            // Where it is by now, the next scan tells.
+            (Some(record), Some(twin)) => self.move_to(record, &twin, now),
             (Some(record), _) => self.remember(record, whereabouts, now),
             (None, _) => {}
         }

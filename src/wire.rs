@@ -166,16 +166,18 @@ fn content_encoding(coding: Coding) -> &'static str {
     }
 }
 
-/// The id of the message with these ranges: a hash of agent, files and offsets.
+/// The id of the message with these ranges, in whatever order: a hash of agent, files and offsets.
 #[must_use]
 pub fn message_id(agent: AgentId, ranges: &[Range]) -> MessageId {
+    let place = |range: &Range| (range.file, range.start, range.end);
+    let mut places: Vec<_> = ranges.iter().map(place).collect();
+    places.sort_unstable();
     let mut hash = Sha256::new();
     hash.update(agent.0);
-    for range in ranges {
-        hash.update(range.file.0);
-        hash.update(range.start.to_be_bytes());
-        hash.update(range.end.to_be_bytes());
-        hash.update([u8::from(range.skipped.is_some()), u8::from(range.eof)]);
+    for (file, start, end) in places {
+        hash.update(file.0);
+        hash.update(start.to_be_bytes());
+        hash.update(end.to_be_bytes());
     }
     let digest = hash.finalize();
     let mut id = [0; 16];

@@ -1176,4 +1176,38 @@ fn a_copy_whose_name_went_to_another_file_before_it_was_needed_does_not_take_it_
     rig.pass(5);
     assert_eq!(rig.texts("a.log"), ["one\n", "written late\n"]);
 }
+#[test]
+fn a_rotation_between_the_look_and_the_opening_hides_nothing() {
+    let mut rig = Rig::new("*.log");
+    rig.append("a.log", "first\n");
+    rig.round();
+    fs::rename(rig.path("a.log"), rig.path("a.log.1")).expect("renamed");
+    rig.append("a.log", "second\n");
+    let seen = scan(std::slice::from_ref(&rig.selection), &mut rig.memory);
+    fs::rename(rig.path("a.log.1"), rig.path("a.log.2")).expect("renamed");
+    fs::rename(rig.path("a.log"), rig.path("a.log.1")).expect("renamed");
+    rig.append("a.log", "third\n");
+    rig.tell(Input::Scan(seen));
+    rig.work();
+    rig.pass(3);
+    assert_eq!(rig.texts("a.log"), ["first\n", "second\n", "third\n"]);
+    assert!(rig.lost.is_empty());
+}
+
+#[test]
+fn a_generation_that_a_scan_missed_although_it_saw_the_next_one_is_read() {
+    let mut rig = Rig::new("*.log");
+    rig.append("a.log", "first\n");
+    rig.round();
+    fs::rename(rig.path("a.log"), rig.path("a.log.1")).expect("renamed");
+    rig.append("a.log", "second\n");
+    // Its new name was not in the directory yet when that was read.
+    fs::rename(rig.path("a.log"), rig.path("hidden")).expect("renamed");
+    rig.append("a.log", "third\n");
+    rig.pass(1);
+    fs::rename(rig.path("hidden"), rig.path("a.log.2")).expect("renamed");
+    rig.pass(3);
+    assert_eq!(rig.texts("a.log"), ["first\n", "third\n", "second\n"]);
+}
+
 mod packed_test;

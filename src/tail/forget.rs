@@ -17,8 +17,7 @@ use crate::model::{FileId, FileRecord, Skipped};
 impl Tail {
     /// Keeps what is known of a generation that is not read any more.
     pub(super) fn remember(&mut self, record: FileRecord, whereabouts: Whereabouts, now: Instant) {
-        let born = record.identity.born;
-        self.paths.hold(&record.path, born, record.found, now);
+        self.paths.hold(&record.path, record.found, now);
         if let Some(before) = self.known.remove(record.id) {
             self.paths.release(&before.path, now);
         }

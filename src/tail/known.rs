@@ -20,7 +20,7 @@ pub(super) const ELSEWHERE_FOR: Duration = Duration::from_secs(3600);
 pub(super) const AWAY_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
 /// So many are given up at one scan: each costs a look at the disk.
 const DUE_MAX: usize = 1000;
-/// So long the birth of a path's youngest generation is remembered when nothing else is known.
+/// So long it is remembered when a path was matched first, when nothing else is known of it.
 const BIRTHS_FOR: Duration = Duration::from_secs(3600);
 /// The kernel stamps files with a clock that ticks so often at least.
 const CLOCK_TICK_NS: i64 = 10_000_000;
@@ -259,8 +259,6 @@ fn inode_of(record: &FileRecord) -> (u64, u64) {
 /// What tells a generation of a path that was missed from one that lay there before.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Births {
-    /// When the youngest known generation was born, where the file system says it.
-    youngest: Option<i64>,
     /// When the path was matched first: what lay there then is left alone, also the copies of a
     /// file that is copied and truncated, which are all younger than that file.
     matched: i64,
@@ -271,16 +269,11 @@ pub(super) struct Births {
 }
 
 impl Births {
-    /// Whether the path was matched before something was written then.
-    pub(super) fn is_matched_before(&self, written: i64) -> bool {
-        written >= self.matched - CLOCK_TICK_NS
-    }
-
-    /// Whether what was born then came later than everything that is known.
+    /// Whether what was born then came after the path was matched first. That a younger generation
+    /// is known says nothing: a scan may have seen that one, and not yet the new name of this one.
     pub(super) fn are_before(&self, born: i64) -> bool {
         // The kernel's clock ticks every few milliseconds: in doubt, younger.
-        self.youngest.is_some_and(|youngest| born >= youngest)
-            && born >= self.matched - CLOCK_TICK_NS
+        born >= self.matched - CLOCK_TICK_NS
     }
 }
 
@@ -293,24 +286,15 @@ pub(super) struct Paths {
 }
 
 impl Paths {
-    /// One more generation is open or known, which was born and found then.
-    pub(super) fn hold(&mut self, path: &LogPath, born: Option<i64>, found: i64, now: Instant) {
+    /// One more generation is open or known, which was found then.
+    pub(super) fn hold(&mut self, path: &LogPath, found: i64, now: Instant) {
         let births = self.births.entry(path.clone()).or_insert(Births {
-            youngest: born,
             matched: found,
             held: 0,
             left: now,
         });
         births.held += 1;
         births.matched = births.matched.min(found);
-        births.youngest = births.youngest.max(born);
-    }
-
-    /// One of them lives in a file now that was born then.
-    pub(super) fn reborn(&mut self, path: &LogPath, born: Option<i64>) {
-        if let Some(births) = self.births.get_mut(path) {
-            births.youngest = births.youngest.max(born);
-        }
     }
 
     /// One of them is neither open nor known any more.
@@ -446,17 +430,18 @@ mod tests {
         let begun = Instant::now();
         let path = LogPath::from_bytes(b"/a");
         let mut paths = Paths::default();
-        paths.hold(&path, Some(5), 5, begun);
-        paths.hold(&path, Some(9), 9, begun);
+        let tick = CLOCK_TICK_NS;
+        paths.hold(&path, 9 * tick, begun);
+        paths.hold(&path, 5 * tick, begun);
         paths.release(&path, begun);
         paths.forget_old(begun + BIRTHS_FOR * 2);
         let births = paths.births(&path).expect("one is held");
-        assert!(births.are_before(9) && !births.are_before(8));
+        assert!(births.are_before(4 * tick) && !births.are_before(4 * tick - 1));
         paths.release(&path, begun + BIRTHS_FOR * 2);
         paths.forget_old(begun + BIRTHS_FOR * 3 - seconds(1));
         assert!(paths.births(&path).is_some());
         // Held again in the meantime, and left again: the hour begins anew.
-        paths.hold(&path, Some(10), 10, begun + BIRTHS_FOR * 3 - seconds(1));
+        paths.hold(&path, 10, begun + BIRTHS_FOR * 3 - seconds(1));
         paths.release(&path, begun + BIRTHS_FOR * 3 - seconds(1));
         paths.forget_old(begun + BIRTHS_FOR * 3);
         assert!(paths.births(&path).is_some());

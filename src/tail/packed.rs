@@ -416,12 +416,11 @@ impl Tail {
         now: Instant,
     ) -> io::Result<()> {
         let source = &self.sources[found.source];
-        // What came after the path was matched first was missed. Whether a younger generation is
-        // known says nothing: looking into archives takes its time.
+        // What came after the path was matched first was missed.
         let missed = |base: &PathBuf| {
             let births = self.paths.births(&LogPath::from(base.as_path()));
             let written = identity.born.zip(births);
-            written.is_some_and(|(written, births)| births.is_matched_before(written))
+            written.is_some_and(|(written, births)| births.are_before(written))
         };
         let wanted = if found.matched {
             !(source.first_scan && source.from_end)

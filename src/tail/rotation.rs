@@ -69,13 +69,6 @@ pub(super) struct Twin {
     pub(super) born: Option<i64>,
 }
 
-impl Twin {
-    /// Whether it is still where it was found.
-    pub(super) fn is_there(&self) -> bool {
-        is_still(&self.found)
-    }
-}
-
 /// What was known when a scan began to be applied, of the files under rotation names that need a
 /// decision; taking one file in must not change what the next one is taken for.
 #[derive(Default)]
@@ -84,7 +77,7 @@ pub(super) struct View<'a> {
     any: bool,
     /// What was found, by inode.
     pub(super) there: HashMap<(u64, u64), &'a Found>,
-    /// When the youngest generation of each path was born.
+    /// When each path was matched first.
     pub(super) births: HashMap<LogPath, Births>,
     /// Inodes under which generations of these paths were known.
     pub(super) ours: HashSet<((u64, u64), LogPath)>,
@@ -469,7 +462,6 @@ impl Tail {
         old.orphan = None;
         old.inode = inode;
         old.born = born;
-        self.paths.reborn(&old.origin.path, born);
         old.changed = now;
         old.drained = false;
         // A copy that was held open may have lost its name to the next one; the next scan tells

@@ -339,8 +339,9 @@ impl Ledger {
 fn hash_of_places(batch: &Batch) -> u64 {
     let mut hasher = DefaultHasher::new();
     batch.agent.hash(&mut hasher);
-    for range in &batch.ranges {
-        (&range.file, range.start, range.end).hash(&mut hasher);
-    }
+    let place = |range: &range::Range| (range.file.clone(), range.start, range.end);
+    let mut places: Vec<_> = batch.ranges.iter().map(place).collect();
+    places.sort_unstable();
+    places.hash(&mut hasher);
     hasher.finish()
 }
