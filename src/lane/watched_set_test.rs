@@ -1177,6 +1177,38 @@ fn a_copy_whose_name_went_to_another_file_before_it_was_needed_does_not_take_it_
     assert_eq!(rig.texts("a.log"), ["one\n", "written late\n"]);
 }
 #[test]
+fn a_directory_that_is_made_later_is_looked_into_then() {
+    let mut rig = Rig::new("later/deep/*.log");
+    rig.pass(3);
+    fs::create_dir_all(rig.path("later/deep")).expect("made");
+    rig.append("later/deep/a.log", "one\n");
+    rig.pass(1);
+    assert_eq!(rig.texts("later/deep/a.log"), ["one\n"]);
+}
+
+#[test]
+fn a_file_that_is_gone_or_closed_to_us_between_the_look_and_the_opening_harms_nobody() {
+    let mut rig = Rig::new("*.log");
+    for name in ["a.log", "b.log", "c.log"] {
+        rig.append(name, "one\n");
+    }
+    let seen = scan(std::slice::from_ref(&rig.selection), &mut rig.memory);
+    fs::remove_file(rig.path("a.log")).expect("removed");
+    fs::remove_file(rig.path("b.log")).expect("removed");
+    fs::create_dir(rig.path("b.log")).expect("made");
+    rig.tell(Input::Scan(seen));
+    rig.work();
+    assert_eq!(rig.texts("c.log"), ["one\n"]);
+    fs::remove_dir(rig.path("b.log")).expect("removed");
+    for name in ["a.log", "b.log"] {
+        rig.append(name, "back\n");
+    }
+    rig.pass(2);
+    assert_eq!(rig.texts("a.log"), ["back\n"]);
+    assert_eq!(rig.texts("b.log"), ["back\n"]);
+}
+
+#[test]
 fn a_rotation_between_the_look_and_the_opening_hides_nothing() {
     let mut rig = Rig::new("*.log");
     rig.append("a.log", "first\n");
