@@ -1209,6 +1209,23 @@ fn a_file_that_is_gone_or_closed_to_us_between_the_look_and_the_opening_harms_no
 }
 
 #[test]
+fn a_copy_that_has_only_begun_to_be_written_is_not_taken_for_another_generation() {
+    let mut rig = Rig::new("*.log");
+    let text = "one line and another\n".repeat(1000);
+    rig.append("a.log", &text);
+    rig.pass(1);
+    for len in [0, 10, 500, 5000, text.len()] {
+        fs::write(rig.path("a.log.1"), &text[..len]).expect("copied");
+        rig.pass(1);
+    }
+    let live = fs::File::options().write(true).open(rig.path("a.log"));
+    live.and_then(|live| live.set_len(0)).expect("truncated");
+    rig.append("a.log", "next\n");
+    rig.pass(90);
+    assert_eq!(rig.texts("a.log"), [text, "next\n".to_owned()]);
+}
+
+#[test]
 fn a_rotation_between_the_look_and_the_opening_hides_nothing() {
     let mut rig = Rig::new("*.log");
     rig.append("a.log", "first\n");

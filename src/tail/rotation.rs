@@ -166,6 +166,8 @@ impl Tail {
                 }
                 Kinship::RestOf(id) => self.attach(id, found, file, &status, now),
                 Kinship::RestOfKnown(record) => self.go_on(found, file, &status, record, now),
+                // Somebody writes into it just now: it may become a copy of one that was cut meanwhile.
+                Kinship::None if sys::status(&file)?.size != status.size => Ok(()),
                 Kinship::None if found.matched => {
                     self.adopt(found, &found.path, file, &status, None, now)
                 }
@@ -376,6 +378,10 @@ impl Tail {
                 continue;
             };
             if !identity::begins_like(file, &identity)? {
+                if status.size < u64::from(identity.head.len) && other.begins_as(file)? {
+                    // Somebody has just begun to copy it.
+                    kin.push(Kinship::Copy);
+                }
                 continue;
             }
             if identity::holds(file, status, &identity, &other.batched)? {
@@ -581,6 +587,18 @@ impl Tail {
     pub fn give_up_orphan(&mut self, id: FileId) -> Option<(Scratch, u64)> {
         let orphan = self.files.get_mut(&id)?.orphan.take()?;
         Some((orphan.rest, orphan.size))
+    }
+}
+
+impl Tailed {
+    /// Whether its open file begins with all that another one holds, which is less than a head.
+    fn begins_as(&self, file: &File) -> io::Result<bool> {
+        let plain = |reader: &&Reader| reader.archive().is_none();
+        let Some(reader) = self.reader.as_ref().filter(plain) else {
+            return Ok(false);
+        };
+        let bytes = identity::first_bytes(file)?;
+        Ok(identity::first_bytes(reader.file())?.starts_with(&bytes))
     }
 }
 
