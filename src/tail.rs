@@ -240,8 +240,8 @@ impl Tailed {
         self.superseded || elsewhere || self.archive().is_some()
     }
 
-    /// Takes note of a place that was passed: densely first, then ever more sparsely.
-    fn pass(&mut self, mark: Mark) {
+    /// Takes note of a place that was passed: the last ones densely, those before ever more sparsely.
+    pub fn pass(&mut self, mark: Mark) {
         if self
             .passed
             .last()

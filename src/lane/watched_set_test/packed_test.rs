@@ -297,6 +297,24 @@ fn a_copy_that_was_made_before_the_last_lines_were_written_is_not_read_again() {
 }
 
 #[test]
+fn a_short_copy_is_known_also_when_all_was_read_at_once() {
+    for len in [3_000, 20_000, 100_000] {
+        let mut rig = Rig::new("*.log");
+        let text = lines("line", 2_000);
+        rig.append("a.log", &text[..len]);
+        fs::copy(rig.path("a.log"), rig.path("copy")).expect("copied");
+        rig.append("a.log", &text[len..]);
+        rig.pass(1);
+        rename(&rig, "copy", "a.log.1");
+        let live = fs::File::options().write(true).open(rig.path("a.log"));
+        live.and_then(|live| live.set_len(0)).expect("truncated");
+        rig.append("a.log", "next\n");
+        rig.pass(90);
+        assert_eq!(rig.texts("a.log"), [text, "next\n".to_owned()], "{len}");
+    }
+}
+
+#[test]
 fn an_archive_that_was_made_before_the_last_lines_were_written_is_not_read_again() {
     let mut rig = Rig::new("*.log");
     let (first, late) = (lines("first", 500), lines("late", 5));
