@@ -356,11 +356,11 @@ impl Tail {
             }
             return Ok(());
         }
-        // Two that it may be are two too many: in doubt it is none of them.
         if gone.iter().any(|candidate| candidate.anew) {
             // By now it has a generation of its own, which the next look knows.
             return Ok(());
         }
+        // Two that it may be are two too many: in doubt it is none of them.
         let [Candidate { id, .. }] = gone[..] else {
             return self.take_unknown(&found, *archive, identity, now);
         };
