@@ -44,7 +44,9 @@ use report::Ages;
 use rotation::{LeftAlone, Orphan, Twin, View};
 
 /// Marks that are kept of the way through a file.
-const PASSED_MAX: usize = 16;
+const PASSED_MAX: usize = 64;
+/// Where there are many already, they are so far from each other at least.
+const PASSED_EVERY: u64 = 1024;
 /// A pause after a read failed, and the longest one.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
@@ -240,28 +242,31 @@ impl Tailed {
         self.superseded || elsewhere || self.archive().is_some()
     }
 
-    /// Takes note of a place that was passed: the last ones densely, those before ever more sparsely.
+    /// Takes note of a place that was passed: the first, the last ones densely, those between ever
+    /// more sparsely.
     pub fn pass(&mut self, mark: Mark) {
-        if self
-            .passed
-            .last()
-            .is_none_or(|last| last.offset < mark.offset)
-        {
-            if self.passed.len() == PASSED_MAX {
-                let mut nth = 0;
-                self.passed.retain(|_| {
-                    nth += 1;
-                    nth % 2 == 0
-                });
-            }
-            self.passed.push(mark);
+        let many = self.passed.len() >= PASSED_MAX / 2;
+        let least = if many { PASSED_EVERY } else { 1 };
+        let last = self.passed.last().map_or(0, |last| last.offset);
+        if mark.offset < last + least {
+            return;
         }
+        if self.passed.len() == PASSED_MAX {
+            let mut nth = 0;
+            self.passed.retain(|_| {
+                nth += 1;
+                nth % 2 == 1
+            });
+        }
+        self.passed.push(mark);
     }
 
-    /// The last place that was passed before `end`.
+    /// The last place that was passed before `end`, if it lies in the second half of what is before:
+    /// what is the same at the beginning alone may go on otherwise.
     fn passed_before(&self, end: u64) -> Option<&Mark> {
         let before = |mark: &&Mark| mark.offset <= end;
-        self.passed.iter().rev().find(before)
+        let last = self.passed.iter().rev().find(before);
+        last.filter(|mark| mark.offset >= end / 2)
     }
 
     /// The compressed file that it is read from, if it is.
