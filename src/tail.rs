@@ -10,6 +10,7 @@ pub mod identity;
 mod ignored;
 mod known;
 mod packed;
+mod passed;
 pub mod reader;
 pub mod report;
 mod rotation;
@@ -39,14 +40,11 @@ use identity::Growth;
 use ignored::Ignored;
 use known::{Known, Paths, Whereabouts};
 use packed::{Examination, Met};
-use reader::Reader;
+use passed::Passed;
+use reader::{Reader, Scratch};
 use report::Ages;
 use rotation::{LeftAlone, Orphan, Twin, View};
 
-/// Marks that are kept of the way through a file.
-const PASSED_MAX: usize = 64;
-/// Where there are many already, they are so far from each other at least.
-const PASSED_EVERY: u64 = 1024;
 /// A pause after a read failed, and the longest one.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
@@ -101,9 +99,8 @@ pub struct Tailed {
     pub batched: Mark,
     /// Its end is in a batch.
     pub eof_batched: bool,
-    /// Marks on the way there, so that a copy can be proved that was made before the last of it
-    /// was written.
-    passed: Vec<Mark>,
+    /// Places on the way there.
+    passed: Passed,
     /// How far it is confirmed, durably.
     pub confirmed: Mark,
     /// How long it was when new bytes were last read of it.
@@ -176,7 +173,7 @@ impl Tailed {
             epoch: 0,
             batched: Mark::default(),
             eof_batched: false,
-            passed: Vec::new(),
+            passed: Passed::default(),
             confirmed: Mark::default(),
             size_seen: 0,
             anew: false,
@@ -242,31 +239,16 @@ impl Tailed {
         self.superseded || elsewhere || self.archive().is_some()
     }
 
-    /// Takes note of a place that was passed: the first, the last ones densely, those between ever
-    /// more sparsely.
-    pub fn pass(&mut self, mark: Mark) {
-        let many = self.passed.len() >= PASSED_MAX / 2;
-        let least = if many { PASSED_EVERY } else { 1 };
-        let last = self.passed.last().map_or(0, |last| last.offset);
-        if mark.offset < last + least {
-            return;
+    /// Takes note of places in what was just taken into batches, the first `taken` bytes of what
+    /// was unread.
+    pub fn pass(&mut self, scratch: &Scratch, taken: usize) {
+        loop {
+            let at = self.passed.next().saturating_sub(scratch.offset());
+            match usize::try_from(at) {
+                Ok(at) if at <= taken => self.passed.pass(scratch.mark(at)),
+                _ => return,
+            }
         }
-        if self.passed.len() == PASSED_MAX {
-            let mut nth = 0;
-            self.passed.retain(|_| {
-                nth += 1;
-                nth % 2 == 1
-            });
-        }
-        self.passed.push(mark);
-    }
-
-    /// The last place that was passed before `end`, if it lies in the second half of what is before:
-    /// what is the same at the beginning alone may go on otherwise.
-    fn passed_before(&self, end: u64) -> Option<&Mark> {
-        let before = |mark: &&Mark| mark.offset <= end;
-        let last = self.passed.iter().rev().find(before);
-        last.filter(|mark| mark.offset >= end / 2)
     }
 
     /// The compressed file that it is read from, if it is.
@@ -996,7 +978,7 @@ impl Tail {
         };
         file.changed = now;
         let batched = file.batched;
-        file.pass(batched);
+        file.passed.pass(batched);
         if let Some(failure) = file.failure.take() {
             info!(path = ?file.origin.path, error = %failure.kind, "log file can be read again");
         }
@@ -1150,11 +1132,16 @@ impl Tail {
             _ => Whereabouts::Gone,
         };
         let twin = self.twins.remove(&id);
-        match (self.record(id, &file), twin) {
-            // Where it is by now, the next scan tells.
-            (Some(record), Some(twin)) => self.move_to(record, &twin, now),
-            (Some(record), _) => self.remember(record, whereabouts, now),
-            (None, _) => {}
+        if let Some(record) = self.record(id, &file) {
+            self.remember(record.clone(), whereabouts, now);
+            if whereabouts == Whereabouts::Gone {
+                // A copy may be found yet that ends before it.
+                self.known.keep_passed(id, file.passed);
+            }
+            if let Some(twin) = twin {
+                // Where it is by now, the next scan tells.
+                self.move_to(record, &twin, now);
+            }
         }
         info!(path = ?file.origin.path, file = %id, "log file let go");
     }

@@ -12,9 +12,6 @@ use crate::model::{Epoch, FileId, Format};
 use crate::tail::reader::{Filled, Scratch};
 use crate::treat::{Piece, Reason, Treated, Treatment, Verdict};
 
-/// Bytes between two places that are remembered as passed.
-const MARKED_EVERY: u64 = 16 * 1024;
-
 impl<S: Fn(Output)> Lane<S> {
     /// Puts what is whole of the scratch buffer into batches, and keeps the rest.
     pub(super) fn take_new(&mut self, id: FileId, searched: usize, now: Instant) {
@@ -33,11 +30,7 @@ impl<S: Fn(Output)> Lane<S> {
         };
         let taken = self.take_lines(id, known, Taking::Whole, now);
         if let Some(file) = self.tail.get_mut(id) {
-            let mut at = bytes_to_mark(start);
-            while at <= taken.bytes {
-                file.pass(self.scratch.mark(at));
-                at += bytes_to_mark(start + at as u64);
-            }
+            file.pass(&self.scratch, taken.bytes);
         }
         if let (Some(grouping), Some(rest)) = (&splitter.grouping, taken.rest)
             && rest.lines > 0
@@ -243,17 +236,6 @@ impl<S: Fn(Output)> Lane<S> {
         }
         Ok(())
     }
-}
-
-/// How far it is from `offset` to the next place that is remembered as passed: each doubling at the
-/// beginning of a file, then one after the other.
-fn bytes_to_mark(offset: u64) -> usize {
-    let next = if offset < MARKED_EVERY {
-        (offset + 1).next_power_of_two().max(1024)
-    } else {
-        (offset / MARKED_EVERY + 1) * MARKED_EVERY
-    };
-    usize::try_from(next - offset).unwrap_or(usize::MAX)
 }
 
 /// How much of what the scratch buffer holds is wanted.

@@ -18,6 +18,7 @@ use walkdir::{DirEntry, WalkDir};
 
 use super::watch::Watches;
 use crate::model::Coding;
+use crate::sys::FileStatus;
 
 /// So long a path is remembered under which nothing is found any more, not even a rotated file.
 const HAD_FOR: Duration = Duration::from_secs(3600);
@@ -162,6 +163,12 @@ impl Found {
     #[must_use]
     pub fn version(&self) -> (u64, i128) {
         (self.size, self.modified)
+    }
+
+    /// Whether an open file has the size and the time of change that were seen.
+    #[must_use]
+    pub fn is_as_it_was(&self, status: &FileStatus) -> bool {
+        self.version() == (status.size, i128::from(status.modified))
     }
 }
 

@@ -18,7 +18,7 @@ impl Tail {
     /// Keeps what is known of a generation that is not read any more.
     pub(super) fn remember(&mut self, record: FileRecord, whereabouts: Whereabouts, now: Instant) {
         self.paths.hold(&record.path, record.found, now);
-        if let Some(before) = self.known.remove(record.id) {
+        if let Some(before) = self.known.record(record.id) {
             self.paths.release(&before.path, now);
         }
         self.known.insert(record, whereabouts);

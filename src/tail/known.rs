@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::model::{FileId, FileRecord, LogPath, Proof};
+use super::passed::Passed;
+use crate::model::{FileId, FileRecord, LogPath, Mark, Proof};
 
 /// What lost its last name, or was not found, is remembered this long: a compressing tool may just
 /// have made `NAME.N.gz` of it.
@@ -42,6 +43,8 @@ pub(super) enum Whereabouts {
 struct Remembered {
     record: FileRecord,
     whereabouts: Whereabouts,
+    /// Places on the way to where it ended, of one that may turn up in a copy that ends before.
+    passed: Passed,
 }
 
 /// Scans that should have found a generation, and did not.
@@ -87,7 +90,7 @@ impl Known {
     /// Remembers a generation.
     pub(super) fn insert(&mut self, record: FileRecord, whereabouts: Whereabouts) {
         let id = record.id;
-        self.remove(id);
+        let before = self.take(id);
         if whereabouts != Whereabouts::Gone {
             self.by_inode.entry(inode_of(&record)).or_default().push(id);
         }
@@ -107,21 +110,24 @@ impl Known {
         let remembered = Remembered {
             record,
             whereabouts,
+            passed: before.map(|before| before.passed).unwrap_or_default(),
         };
         self.records.insert(id, remembered);
     }
 
     /// Takes a generation out: it is read again, or forgotten.
     pub(super) fn remove(&mut self, id: FileId) -> Option<FileRecord> {
-        let Remembered {
-            record,
-            whereabouts,
-        } = self.records.remove(&id)?;
+        Some(self.take(id)?.record)
+    }
+
+    fn take(&mut self, id: FileId) -> Option<Remembered> {
+        let remembered = self.records.remove(&id)?;
         self.missed.remove(&id);
-        if let Whereabouts::Away(until) = whereabouts {
+        if let Whereabouts::Away(until) = remembered.whereabouts {
             self.away.remove(&(until, id));
         }
-        let inode = inode_of(&record);
+        let record = &remembered.record;
+        let inode = inode_of(record);
         if let Some(ids) = self.by_inode.get_mut(&inode) {
             ids.retain(|other| *other != id);
             if ids.is_empty() {
@@ -134,7 +140,26 @@ impl Known {
                 self.by_path.remove(&record.path);
             }
         }
-        Some(record)
+        Some(remembered)
+    }
+
+    /// Keeps places on the way through a known generation.
+    pub(super) fn keep_passed(&mut self, id: FileId, passed: Passed) {
+        if let Some(remembered) = self.records.get_mut(&id) {
+            remembered.passed = passed;
+        }
+    }
+
+    /// Of the places that were kept, none but what proves a copy of `len` bytes is needed any more.
+    pub(super) fn found_copy(&mut self, id: FileId, len: u64) {
+        if let Some(remembered) = self.records.get_mut(&id) {
+            remembered.passed.keep_before(len);
+        }
+    }
+
+    /// The last place before `end` that was kept of a known generation.
+    pub(super) fn passed_before(&self, id: FileId, end: u64) -> Option<&Mark> {
+        self.records.get(&id)?.passed.before(end)
     }
 
     /// A generation, if it is known.
@@ -205,6 +230,7 @@ impl Known {
             let Some(Remembered {
                 record,
                 whereabouts,
+                ..
             }) = self.records.get(id)
             else {
                 continue;
@@ -226,6 +252,7 @@ impl Known {
             if let Some(Remembered {
                 record,
                 whereabouts,
+                ..
             }) = self.records.get(id)
             {
                 due.push((record.clone(), *whereabouts));

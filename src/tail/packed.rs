@@ -14,7 +14,7 @@ use super::archive::{Archive, Content};
 use super::discover::{Found, Scan};
 use super::known::Whereabouts;
 use super::reader::Reader;
-use super::rotation::{LeftAlone, Twin};
+use super::rotation::Twin;
 use super::{Event, Registration, Tail, Tailed};
 use crate::batch::Origin;
 use crate::model::{Coding, FileId, FileRecord, HEAD_LEN, Identity, LogPath, Mark, Proof};
@@ -93,23 +93,6 @@ impl Examination {
 }
 
 impl Tailed {
-    /// Whether it begins with all that an archive holds, which is less than `mark`.
-    fn begins_with(&self, archive: &mut Archive, mark: u64) -> io::Result<bool> {
-        let Some(end) = archive.end().filter(|end| *end > 0 && *end < mark) else {
-            return Ok(false);
-        };
-        let plain = |reader: &&Reader| reader.archive().is_none();
-        let (offset, proof) = match self.reader.as_ref().filter(plain) {
-            Some(reader) => (end, super::identity::end_before(reader.file(), end)?.1),
-            None => match self.passed_before(end) {
-                Some(passed) => (passed.offset, passed.proof),
-                None => return Ok(false),
-            },
-        };
-        let read = |bytes: &mut [u8], at| archive.read_full_at(bytes, at);
-        Ok(super::identity::end_before_by(read, offset)?.1 == proof)
-    }
-
     /// Whether its open file begins with these bytes now, whatever it held before.
     fn holds_now(&self, head: &[u8]) -> bool {
         let plain = |reader: &&Reader| reader.archive().is_none();
@@ -221,8 +204,14 @@ impl Tail {
         if self.examinations.len() < EXAMINED_MAX {
             // Held open until its turn comes: rotation may delete it meanwhile.
             archive.rest();
+            // Somebody may have written to it since the scan.
+            let found = Found {
+                size: status.size,
+                modified: i128::from(status.modified),
+                ..found.clone()
+            };
             self.examinations.push_back(Examination {
-                found: found.clone(),
+                found,
                 archive: Box::new(archive),
                 identity,
                 candidates,
@@ -243,7 +232,7 @@ impl Tail {
         let left = self.left_alone.values().find(|left| {
             left.is_of_time(found.modified) && kin.contains(&LogPath::from(left.path()))
         });
-        let Some(known) = left.map(LeftAlone::known) else {
+        let Some((known, len)) = left.map(|left| (left.known(), left.version.0)) else {
             return false;
         };
         let Some(id) = known else {
@@ -260,6 +249,7 @@ impl Tail {
         let twin = Twin {
             found: found.clone(),
             born: identity.born,
+            len,
         };
         self.move_to(record, &twin, now);
         true
@@ -315,6 +305,34 @@ impl Tail {
         true
     }
 
+    /// Whether a generation begins with all that an archive holds, which is less than its mark.
+    fn begins_with(&self, candidate: &Candidate, archive: &mut Archive) -> io::Result<bool> {
+        let less = |end: &u64| *end > 0 && *end < candidate.mark.offset;
+        let Some(end) = archive.end().filter(less) else {
+            return Ok(false);
+        };
+        let mut proof_before = |offset| -> io::Result<Proof> {
+            let read = |bytes: &mut [u8], at| archive.read_full_at(bytes, at);
+            Ok(super::identity::end_before_by(read, offset)?.1)
+        };
+        let file = self.files.get(&candidate.id);
+        let plain = |reader: &&Reader| reader.archive().is_none();
+        let reader = file.and_then(|file| file.reader.as_ref());
+        if let Some(reader) = reader.filter(plain)
+            && super::identity::end_before(reader.file(), end)?.1 == proof_before(end)?
+        {
+            return Ok(true);
+        }
+        // Its own file is gone, or was truncated and nobody has noticed yet.
+        let passed = match file {
+            Some(file) => file.passed.before(end),
+            None => self.known.passed_before(candidate.id, end),
+        };
+        passed.map_or(Ok(false), |passed| {
+            Ok(proof_before(passed.offset)? == passed.proof)
+        })
+    }
+
     /// Every candidate was looked at.
     fn decide(&mut self, examination: Examination, now: Instant) -> io::Result<()> {
         let Examination {
@@ -323,11 +341,13 @@ impl Tail {
             identity,
             mut candidates,
         } = examination;
+        let status = sys::status(archive.file())?;
+        if !found.is_as_it_was(&status) && status.links > 0 {
+            // Written to since it was opened: the next scan looks into it again.
+            return Ok(());
+        }
         for candidate in &mut candidates {
-            if candidate.proved == Some(false)
-                && let Some(file) = self.files.get(&candidate.id)
-                && file.begins_with(&mut archive, candidate.mark.offset)?
-            {
+            if candidate.proved == Some(false) && self.begins_with(candidate, &mut archive)? {
                 (candidate.proved, candidate.short) = (Some(true), true);
             }
         }
@@ -337,13 +357,19 @@ impl Tail {
             .partition(|candidate| self.is_where_it_was(candidate.id));
         let short = gone.iter().find(|candidate| candidate.short);
         if let Some(original) = there.first().or(short) {
-            if let Some(met) = self.met.get_mut(&found.inode) {
-                met.verdict = Verdict::CopyOf(original.id);
-            }
+            self.judge(&found, Verdict::CopyOf(original.id));
+            let twin = Twin {
+                found: found.clone(),
+                born: identity.born,
+                len: archive.end().unwrap_or(original.mark.offset),
+            };
             if self.files.contains_key(&original.id) && !original.anew {
-                let born = identity.born;
-                let found = found.clone();
-                self.twins.insert(original.id, Twin { found, born });
+                self.twins.insert(original.id, twin);
+            } else if original.short
+                && !self.is_where_it_was(original.id)
+                && let Some(record) = self.known.record(original.id).cloned()
+            {
+                self.move_to(record, &twin, now);
             }
             if let Some(file) = self.files.get_mut(&original.id)
                 && !original.anew
@@ -365,7 +391,6 @@ impl Tail {
             return self.take_unknown(&found, *archive, identity, now);
         };
         if self.files.contains_key(&id) {
-            let status = sys::status(archive.file())?;
             return self.attach_packed(id, &found, archive, &status, now);
         }
         let record = self.known.record(id).cloned();
@@ -524,11 +549,16 @@ impl Tail {
 
     /// A compressed file cannot be unpacked: said, counted, and looked at again when it changes.
     fn broken(&mut self, found: &Found, error: &io::Error) {
-        if let Some(met) = self.met.get_mut(&found.inode) {
-            met.verdict = Verdict::Broken;
-        }
+        self.judge(found, Verdict::Broken);
         self.damaged[found.source] += 1;
         warn!(path = ?found.path, %error, "compressed log file is damaged, or not whole yet; waiting for it to change");
+    }
+
+    /// What became of looking into a file as it was when that began.
+    fn judge(&mut self, found: &Found, verdict: Verdict) {
+        if let Some(met) = self.met.get_mut(&found.inode) {
+            (met.version, met.verdict) = (found.version(), verdict);
+        }
     }
 
     /// Forgets what was met and is not there any more.

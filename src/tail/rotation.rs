@@ -67,6 +67,19 @@ pub(super) struct Twin {
     pub(super) found: Found,
     /// What proves it beside its bytes.
     pub(super) born: Option<i64>,
+    /// Its bytes, uncompressed.
+    pub(super) len: u64,
+}
+
+impl Twin {
+    /// What was found, open, which is not compressed.
+    fn plain(found: &Found, status: &FileStatus) -> Self {
+        Self {
+            found: found.clone(),
+            born: status.born,
+            len: status.size,
+        }
+    }
 }
 
 /// What was known when a scan began to be applied, of the files under rotation names that need a
@@ -91,6 +104,8 @@ pub(super) enum Kinship {
     Copy,
     /// It is a copy of this one that was made before the last of it was written.
     BeginningOf(FileId),
+    /// The same of one that is not read any more.
+    BeginningOfKnown(FileRecord),
     /// It is a whole copy of this one, which was not seen truncated yet.
     CopyOf(FileId),
     /// It holds what was truncated away of this one.
@@ -153,9 +168,11 @@ impl Tail {
             match self.kinship(&base, &file, &status, &view.there)? {
                 Kinship::Copy => Ok(()),
                 Kinship::BeginningOf(id) => {
-                    let born = status.born;
-                    let found = found.clone();
-                    self.twins.insert(id, Twin { found, born });
+                    self.twins.insert(id, Twin::plain(found, &status));
+                    Ok(())
+                }
+                Kinship::BeginningOfKnown(record) => {
+                    self.move_to(record, &Twin::plain(found, &status), now);
                     Ok(())
                 }
                 Kinship::CopyOf(id) => {
@@ -358,6 +375,7 @@ impl Tail {
         let id = record.id;
         self.events.push(Event::Identified(id, record.identity));
         self.remember(record, Whereabouts::There, now);
+        self.known.found_copy(id, twin.len);
         self.leave_alone(&twin.found, Some(id));
     }
 
@@ -392,11 +410,7 @@ impl Tail {
                     (None, None) => Kinship::Copy,
                 });
             } else if status.size < other.batched.offset {
-                let passed = other.passed_before(status.size);
-                let holds = |mark: &Mark| -> io::Result<bool> {
-                    Ok(identity::end_before(file, mark.offset)?.1 == mark.proof)
-                };
-                let proved = passed.map(holds).transpose()? == Some(true);
+                let proved = passes(file, other.passed.before(status.size))?;
                 kin.push(if proved {
                     Kinship::BeginningOf(*id)
                 } else {
@@ -417,6 +431,11 @@ impl Tail {
                 } else {
                     Kinship::RestOfKnown(record.clone())
                 });
+            } else if record.ended && status.size < record.confirmed.offset {
+                let passed = self.known.passed_before(record.id, status.size);
+                if passes(file, passed)? {
+                    kin.push(Kinship::BeginningOfKnown(record.clone()));
+                }
             }
         }
         Ok(match kin.len() {
@@ -600,6 +619,14 @@ impl Tailed {
         let bytes = identity::first_bytes(file)?;
         Ok(identity::first_bytes(reader.file())?.starts_with(&bytes))
     }
+}
+
+/// Whether a file holds what stands before a place that was passed in another one.
+fn passes(file: &File, passed: Option<&Mark>) -> io::Result<bool> {
+    let holds = |mark: &Mark| -> io::Result<bool> {
+        Ok(identity::end_before(file, mark.offset)?.1 == mark.proof)
+    };
+    Ok(passed.map(holds).transpose()? == Some(true))
 }
 
 /// Whether what was found is still there under its name.

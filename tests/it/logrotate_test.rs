@@ -142,9 +142,6 @@ struct Log {
     path: PathBuf,
     recipe: Recipe,
     random: Random,
-    /// Its writer is to stand still, and does.
-    still: AtomicBool,
-    stands: AtomicBool,
 }
 
 impl Log {
@@ -163,8 +160,6 @@ impl Log {
             path,
             recipe,
             random: random.fork(),
-            still: AtomicBool::new(false),
-            stands: AtomicBool::new(false),
         };
         (log, writer, logrotate)
     }
@@ -318,7 +313,7 @@ fn storm(
         }
         // What lies beside a path when it is first matched is nobody's business.
         wait_for(MINUTE, "every log is known", || {
-            hold_back(&mut writers, &logs, &drained);
+            hold_back(&mut writers, &drained);
             let known = |drained: &Drained| (0..logs.len()).all(|index| drained.end(index) > 0);
             drained.iter().all(known)
         });
@@ -329,7 +324,7 @@ fn storm(
         }
         let begun = Instant::now();
         wait_for(20 * MINUTE, "enough is written", || {
-            hold_back(&mut writers, &logs, &drained);
+            hold_back(&mut writers, &drained);
             disturb(&mut agent, &mut random);
             if agent.is_running() {
                 agent_id.store(agent.id(), Ordering::Release);
@@ -385,26 +380,13 @@ fn storm(
     }
 }
 
-/// Pauses writers that are too far ahead of the slowest queue, or are to stand still.
-fn hold_back(writers: &mut [NumberedWriter], logs: &[Log], drained: &[Drained]) {
+/// Pauses writers that are too far ahead of the slowest queue.
+fn hold_back(writers: &mut [NumberedWriter], drained: &[Drained]) {
     for (index, writer) in writers.iter_mut().enumerate() {
         let ends = drained.iter().map(|drained| drained.end(index));
         let slowest = ends.min().unwrap_or(0);
-        let still = logs[index].still.load(Ordering::Acquire);
-        writer.pause(still || writer.lines() > slowest + AHEAD_LINES);
-        logs[index].stands.store(still, Ordering::Release);
+        writer.pause(writer.lines() > slowest + AHEAD_LINES);
     }
-}
-
-/// Waits until the writer of a log stands still, or all is `calm`.
-fn wait_until_still(log: &Log, calm: &AtomicBool) {
-    log.still.store(true, Ordering::Release);
-    let mut before = None;
-    wait_for(MINUTE, "the writer stands still", || {
-        let size = fs::metadata(&log.path).map(|status| status.len()).ok();
-        let rests = before.replace(size) == Some(size);
-        log.stands.load(Ordering::Acquire) && rests || calm.load(Ordering::Acquire)
-    });
 }
 
 /// Rotates a log whenever it has grown to a random size, until all is `calm`, and counts.
@@ -432,14 +414,7 @@ fn rotate(
         if calm.load(Ordering::Acquire) {
             return;
         }
-        // What is written between copy and cut is nowhere, and a copy that ends before what was read
-        // of its generation may come again as another one, if it cannot be proved to be a copy: a
-        // known fault, seen at full speed, which is kept for the long runs.
-        if log.habit.keeping == Keeping::Holding && !is_all() {
-            wait_until_still(log, calm);
-        }
         logrotate.rotate();
-        log.still.store(false, Ordering::Release);
         rotated_at = since_1970().as_secs();
         rotations.fetch_add(1, Ordering::Release);
     }

@@ -26,6 +26,11 @@ fn rename(rig: &Rig, from: &str, to: &str) {
     fs::rename(rig.path(from), rig.path(to)).expect("renamed");
 }
 
+fn cut(rig: &Rig, name: &str) {
+    let file = fs::File::options().write(true).open(rig.path(name));
+    file.and_then(|file| file.set_len(0)).expect("truncated");
+}
+
 /// Lines that say where they are from.
 fn lines(name: &str, count: usize) -> String {
     (0..count)
@@ -306,12 +311,71 @@ fn a_short_copy_is_known_also_when_all_was_read_at_once() {
         rig.append("a.log", &text[len..]);
         rig.pass(1);
         rename(&rig, "copy", "a.log.1");
-        let live = fs::File::options().write(true).open(rig.path("a.log"));
-        live.and_then(|live| live.set_len(0)).expect("truncated");
+        cut(&rig, "a.log");
         rig.append("a.log", "next\n");
         rig.pass(90);
         assert_eq!(rig.texts("a.log"), [text, "next\n".to_owned()], "{len}");
     }
+}
+
+#[test]
+fn a_short_copy_that_is_found_after_its_generation_was_let_go_is_not_read_again() {
+    for packed in [false, true] {
+        let mut rig = Rig::new("*.log");
+        let text = lines("line", 20_000);
+        rig.append("a.log", &text[..500_000]);
+        fs::copy(rig.path("a.log"), rig.path("copy")).expect("copied");
+        rig.append("a.log", &text[500_000..]);
+        rig.pass(1);
+        cut(&rig, "a.log");
+        rig.append("a.log", "next\n");
+        rig.pass(18);
+        assert!(rig.delivered[&0].ended, "{packed}");
+        if packed {
+            pack(&rig, "copy");
+            rename(&rig, "copy.gz", "a.log.1.gz");
+        } else {
+            rename(&rig, "copy", "a.log.1");
+        }
+        rig.pass(30);
+        if !packed {
+            pack(&rig, "a.log.1");
+        }
+        rig.pass(30);
+        assert_eq!(rig.texts("a.log"), [text, "next\n".to_owned()], "{packed}");
+        rig.start();
+        rig.pass(30);
+        assert_eq!(rig.texts("a.log").len(), 2, "{packed}");
+    }
+}
+
+#[test]
+fn an_archive_that_is_written_to_while_it_is_looked_into_is_looked_into_again() {
+    let mut rig = Rig::new("*.log");
+    let text = lines("line", 20_000);
+    rig.append("a.log", &text[..1000]);
+    rig.pass(1);
+    rig.append("a.log", &text[1000..500_000]);
+    fs::copy(rig.path("a.log"), rig.path("copy")).expect("copied");
+    pack(&rig, "copy");
+    let archive = fs::read(rig.path("copy.gz")).expect("read");
+    let modified = fs::metadata(rig.path("copy.gz")).and_then(|found| found.modified());
+    rig.append("a.log", &text[500_000..]);
+    rig.pass(1);
+    cut(&rig, "a.log");
+    rig.append("a.log", "next\n");
+    rig.pass(1);
+    // Opened when half of it was written; the rest comes before it is unpacked, and its time last.
+    fs::write(rig.path("a.log.1.gz"), &archive[..archive.len() / 2]).expect("written");
+    rig.scan();
+    fs::write(rig.path("a.log.1.gz"), &archive).expect("written");
+    let file = fs::File::options().write(true).open(rig.path("a.log.1.gz"));
+    let set = file.and_then(|file| file.set_modified(modified.expect("a time")));
+    set.expect("set");
+    rig.scan();
+    rig.work();
+    rig.pass(90);
+    assert_eq!(rig.texts("a.log"), [text, "next\n".to_owned()]);
 }
 
 #[test]
