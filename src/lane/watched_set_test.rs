@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::{Input, Lane, Options, Output};
 use crate::lines::Splitter;
 use crate::model::credit::Credit;
-use crate::model::{Batch, Confirmed, FileId, FileRecord, Mark, Skipped};
+use crate::model::{Batch, Confirmed, FileId, FileRecord, HEAD_LEN, Mark, Skipped};
 use crate::tail::descriptors::Limits;
 use crate::tail::discover::{Memory, Pattern, Selection, scan};
 use crate::tail::report::Condition;
@@ -1223,6 +1223,30 @@ fn a_copy_that_has_only_begun_to_be_written_is_not_taken_for_another_generation(
     rig.append("a.log", "next\n");
     rig.pass(90);
     assert_eq!(rig.texts("a.log"), [text, "next\n".to_owned()]);
+}
+
+#[test]
+fn what_is_known_of_a_generation_that_was_cut_unread_is_lost_before_its_end_is_said() {
+    let mut rig = Rig::new("*.log");
+    let text = "never read\n".repeat(100);
+    rig.append("a.log", &text);
+    rig.scan();
+    let live = fs::File::options().write(true).open(rig.path("a.log"));
+    live.and_then(|live| live.set_len(0)).expect("truncated");
+    for _ in 0..15 {
+        rig.append("a.log", "next\n");
+        rig.pass(1);
+    }
+    let head = HEAD_LEN as u64;
+    assert!(rig.delivered[&1].ended);
+    assert_eq!(
+        rig.delivered[&1].skipped,
+        [(Skipped::Truncated, 0, head)],
+        "with its end, and not later"
+    );
+    rig.pass(30);
+    assert_eq!(rig.lost, [(Skipped::Truncated, head)]);
+    assert_eq!(rig.texts("a.log"), ["next\n".repeat(15), String::new()]);
 }
 
 #[test]

@@ -52,7 +52,9 @@ impl Tail {
                 self.remember(record, Whereabouts::Away(now + known::AWAY_FOR), now);
                 continue;
             }
-            if record.least_size() > record.confirmed.offset
+            // Nothing comes behind an end that was said.
+            if !record.ended
+                && record.least_size() > record.confirmed.offset
                 && let Some(source) = self.source_named(&record.source)
             {
                 self.vanish(source, record, now);

@@ -90,8 +90,8 @@ mod tests {
             (201, Some(100)),
             (202, None),
             (999, None),
-            (1128, Some(1000)),
-            (1129, None),
+            (1142, Some(1000)),
+            (1143, None),
         ] {
             assert_eq!(before(end), place, "{end}");
         }

@@ -518,11 +518,13 @@ impl Tail {
         let Some(reader) = old.reader.take() else {
             return Ok(());
         };
+        // What proved it was there as well, read or not.
+        let head = old.identity.map_or(0, |identity| identity.head.len);
         old.orphan = Some(Orphan {
             since: now,
             scans: 0,
             rest,
-            size: old.size_seen.max(reader.read_to()),
+            size: old.size_seen.max(reader.read_to()).max(head.into()),
         });
         if let Some(identity) = &mut old.identity {
             // The inode is another generation's from now on.

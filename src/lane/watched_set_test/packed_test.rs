@@ -374,7 +374,9 @@ fn an_archive_that_is_written_to_while_it_is_looked_into_is_looked_into_again() 
     set.expect("set");
     rig.scan();
     rig.work();
-    rig.pass(90);
+    rig.pass(30);
+    rename(&rig, "a.log.1.gz", "a.log.2.gz");
+    rig.pass(60);
     assert_eq!(rig.texts("a.log"), [text, "next\n".to_owned()]);
 }
 
