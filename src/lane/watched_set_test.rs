@@ -854,6 +854,68 @@ fn what_takes_the_place_of_a_file_is_passed_over_until_it_is_a_file_again() {
 }
 
 #[test]
+fn what_is_compressed_in_a_way_that_is_not_read_is_passed_over_and_that_is_said_once() {
+    let mut rig = Rig::new("*");
+    for name in ["a.log", "a.log.1.xz", "a.log.2.bz2"] {
+        rig.append(name, "bytes\n");
+    }
+    let told = logged(|| rig.pass(3));
+    assert_eq!(rig.delivered.len(), 1);
+    assert_eq!(rig.texts("a.log"), ["bytes\n"]);
+    assert_eq!(told.matches("compressed with xz").count(), 1, "{told}");
+    assert_eq!(told.matches("compressed with bzip2").count(), 1, "{told}");
+    rig.selection.compressed = false;
+    assert_eq!(logged(|| rig.pass(1)), "", "nothing compressed is wanted");
+}
+
+#[test]
+fn the_age_of_a_link_to_a_directory_says_nothing_of_the_files_in_it() {
+    use std::os::unix::fs::symlink;
+    let mut rig = Rig::new("*/a.log");
+    rig.selection.follow_links = true;
+    rig.source.ignore_older = Some(Duration::from_secs(3600));
+    rig.start();
+    fs::create_dir(rig.path("real")).expect("made");
+    rig.append("real/a.log", "one\n");
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    append(&elsewhere.path().join("a.log"), "two\n");
+    let link = rig.path("link");
+    symlink(elsewhere.path(), &link).expect("linked");
+    // Link and directories are of 1970, the files of today.
+    for path in [&link, elsewhere.path(), &rig.path("real")] {
+        let old = rustix::fs::Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let times = rustix::fs::Timestamps {
+            last_access: old,
+            last_modification: old,
+        };
+        let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::utimensat(rustix::fs::CWD, path, &times, flags).expect("set");
+    }
+    rig.pass(2);
+    append(&link.join("a.log"), "three\n");
+    rig.pass(1);
+    assert_eq!(rig.texts("real/a.log"), ["one\n"]);
+    assert_eq!(rig.texts("link/a.log"), ["two\nthree\n"]);
+}
+
+#[test]
+fn a_hundred_megabytes_that_are_deleted_unread_come_out_whole_and_then_the_descriptor_goes() {
+    let mut rig = Rig::new("*.log");
+    let line = format!("{}\n", "x".repeat(899));
+    let text = line.repeat(100_000_000 / line.len() + 1);
+    rig.append("a.log", &text);
+    rig.scan();
+    fs::remove_file(rig.path("a.log")).expect("deleted");
+    rig.pass(90);
+    assert!(rig.texts("a.log") == [text], "whole, and once");
+    assert!(rig.delivered[&0].ended && rig.lost.is_empty());
+    assert_eq!((rig.open_files(), rig.records.len()), (0, 0));
+}
+
+#[test]
 fn planted_links_make_nobody_read_another_file() {
     use std::os::unix::fs::symlink;
     let mut rig = Rig::new("**/*.log");

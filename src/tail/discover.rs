@@ -398,6 +398,12 @@ impl Look<'_> {
         {
             return;
         }
+        if let Some(what) = not_unpacked(entry.path()) {
+            if self.selection.compressed {
+                self.say(entry.path(), what);
+            }
+            return;
+        }
         let metadata = match entry.metadata() {
             Ok(metadata) => metadata,
             Err(error) => {
@@ -452,6 +458,15 @@ fn unpacked(path: &Path) -> Option<(PathBuf, Coding)> {
         let rest = name.strip_suffix(suffix)?;
         (!rest.is_empty()).then(|| (path.with_file_name(OsStr::from_bytes(rest)), coding))
     })
+}
+
+/// What to say of a file that is compressed in a way which is not read.
+fn not_unpacked(path: &Path) -> Option<&'static str> {
+    match path.extension()?.as_bytes() {
+        b"xz" => Some("compressed with xz, which is not read; gzip and zstd are"),
+        b"bz2" => Some("compressed with bzip2, which is not read; gzip and zstd are"),
+        _ => None,
+    }
 }
 
 fn is_absent(error: &walkdir::Error) -> bool {
