@@ -3,6 +3,7 @@
 //! its end before the new one.
 
 pub mod archive;
+mod clock;
 pub mod descriptors;
 pub mod discover;
 mod forget;
@@ -29,6 +30,7 @@ use std::time::{Duration, Instant};
 
 use crate::lines::Splitter;
 use crate::model::{FileId, FileRecord, Identity, LogPath, Mark};
+use clock::Clock;
 use descriptors::{Limits, Turns};
 use ignored::Ignored;
 use known::{Known, Paths};
@@ -96,6 +98,7 @@ pub struct Tail {
     /// Inodes of files that were too old to be read when they were found.
     ignored: HashMap<(u64, u64), Ignored>,
     limits: Limits,
+    clock: Clock,
     turns: Turns,
     /// Inodes of files that were closed for want of descriptors, by the name that they have.
     closed: HashMap<PathBuf, (u64, u64)>,
@@ -146,6 +149,7 @@ impl Tail {
             left_alone: HashMap::new(),
             ignored: HashMap::new(),
             limits: Limits::default(),
+            clock: Clock::default(),
             turns: Turns::default(),
             closed: HashMap::new(),
             ready: VecDeque::new(),
@@ -165,6 +169,17 @@ impl Tail {
     #[must_use]
     pub fn within(self, limits: Limits) -> Self {
         Self { limits, ..self }
+    }
+
+    /// The same set, by another clock on the wall than the system's.
+    #[cfg(test)]
+    #[must_use]
+    pub fn by_clock(
+        self,
+        wall: impl Fn() -> std::time::SystemTime + Send + Sync + 'static,
+    ) -> Self {
+        let clock = Clock::new(wall);
+        Self { clock, ..self }
     }
 
     /// What happened since the last call, in order.

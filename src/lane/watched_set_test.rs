@@ -6,8 +6,9 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::{Input, Lane, Options, Output};
 use crate::lines::Splitter;
@@ -28,6 +29,8 @@ struct Rig {
     selection: Selection,
     source: Source,
     limits: Limits,
+    /// Seconds by which the clock on the wall is wrong.
+    wrong: Arc<AtomicI64>,
     now: Instant,
     lane: Option<Lane<Send>>,
     outputs: Receiver<Output>,
@@ -76,6 +79,7 @@ impl Rig {
                 first_scan: true,
             },
             limits: Limits::default(),
+            wrong: Arc::default(),
             now: Instant::now(),
             lane: None,
             outputs,
@@ -102,6 +106,13 @@ impl Rig {
         };
         let records = self.records.values().cloned().collect();
         let tail = Tail::new("host".into(), vec![source], records).within(self.limits);
+        let wrong = Arc::clone(&self.wrong);
+        let tail = tail.by_clock(move || {
+            let seconds = wrong.load(Ordering::Relaxed);
+            let by = Duration::from_secs(seconds.unsigned_abs());
+            let now = SystemTime::now();
+            if seconds < 0 { now - by } else { now + by }
+        });
         let options = Options {
             linger: Duration::ZERO,
             ..Options::default()
@@ -588,7 +599,7 @@ fn deleted_files_beyond_the_limit_are_let_go_oldest_first_and_counted() {
 
 fn age(path: &Path, days: u64) {
     let file = fs::File::options().write(true).open(path).expect("opened");
-    let then = std::time::SystemTime::now() - Duration::from_secs(days * 24 * 3600);
+    let then = SystemTime::now() - Duration::from_secs(days * 24 * 3600);
     file.set_modified(then).expect("set");
 }
 
@@ -1047,7 +1058,7 @@ fn times_of_files_decide_nothing_about_their_bytes() {
     let before = fs::metadata(&path)
         .and_then(|status| status.modified())
         .expect("known");
-    let set = |time: std::time::SystemTime| {
+    let set = |time: SystemTime| {
         let file = fs::File::options().write(true).open(&path).expect("opened");
         file.set_modified(time).expect("set");
     };
@@ -1072,6 +1083,48 @@ fn times_of_files_decide_nothing_about_their_bytes() {
     rig.append("a.log", "five\n");
     rig.pass(1);
     assert_eq!(rig.texts("a.log"), ["one\ntwo\nthree\nfour\nfive\n"]);
+}
+
+#[test]
+fn a_clock_that_is_set_while_the_agent_runs_loses_repeats_and_stalls_nothing() {
+    const DAY: i64 = 86_400;
+    for first in [DAY, -DAY, 0] {
+        let mut rig = Rig::new("*.log");
+        rig.wrong.store(first, Ordering::Relaxed);
+        rig.start();
+        if first > 0 {
+            rig.append("a.log.9", "lay there before\n");
+        }
+        rig.append("a.log", "0\n");
+        rig.pass(2);
+        let mut wanted = vec!["0\n".to_owned()];
+        // Set right, and wrong again in either way. Each time one generation is rotated that is not
+        // seen before it has lost its name.
+        for (round, wrong) in [0, DAY, 0, -DAY, 0].into_iter().enumerate() {
+            rig.wrong.store(wrong, Ordering::Relaxed);
+            for number in (1..8).rev() {
+                let name = |number: usize| rig.path(&format!("a.log.{number}"));
+                let _ = fs::rename(name(number), name(number + 1));
+            }
+            fs::rename(rig.path("a.log"), rig.path("a.log.1")).expect("renamed");
+            rig.pass(1);
+            let missed = format!("missed {round}\n");
+            rig.append("a.log.0", &missed);
+            let live = format!("live {round}\n");
+            rig.append("a.log", &live);
+            rig.pass(2);
+            let texts = rig.texts("a.log");
+            assert!(texts.contains(&missed), "{first} {wrong}: {texts:?}");
+            fs::remove_file(rig.path("a.log.0")).expect("removed");
+            rig.pass(90);
+            wanted.extend([missed, live]);
+        }
+        let mut texts = rig.texts("a.log");
+        texts.sort_unstable();
+        wanted.sort_unstable();
+        assert_eq!(texts, wanted, "{first}");
+        assert!(rig.lost.is_empty());
+    }
 }
 
 #[test]

@@ -91,10 +91,16 @@ impl Tail {
                 Skipped::Deleted
             },
             identity: Some(record.identity),
-            found: record.found,
             rotated: Some(now),
             drained: true,
-            ..Tailed::new(source, Origin::new(&self.host, id, path), None, inode, now)
+            ..Tailed::new(
+                source,
+                Origin::new(&self.host, id, path),
+                None,
+                inode,
+                now,
+                record.found,
+            )
         };
         self.take_in(id, file, now);
         self.events.push(Event::Resumed(id, record.confirmed));

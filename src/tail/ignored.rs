@@ -2,7 +2,7 @@
 //! from the end that they had.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use super::discover::{Found, Scan};
 use super::{Tail, identity};
@@ -56,7 +56,7 @@ impl Tail {
     /// Whether nobody wrote to a file for so long that it is not to be read.
     pub(super) fn is_too_old(&self, found: &Found) -> bool {
         let limit = self.sources[found.source].ignore_older;
-        limit.is_some_and(|limit| age(found.modified) >= limit)
+        limit.is_some_and(|limit| self.clock.since(found.modified) >= limit)
     }
 
     /// Whether a file under a rotation name was left unread for its age, and was written to since.
@@ -75,12 +75,4 @@ impl Tail {
         self.ignored
             .retain(|inode, ignored| there.contains(inode) || scan.is_blind_to(&ignored.path));
     }
-}
-
-/// How long ago a file was written to, by the clock that stamps files. One that comes from the
-/// future is new.
-fn age(modified: i128) -> Duration {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let modified = Duration::from_nanos(u64::try_from(modified).unwrap_or_default());
-    now.unwrap_or_default().saturating_sub(modified)
 }

@@ -341,6 +341,14 @@ impl Paths {
         self.births.get(path).copied()
     }
 
+    /// The clock that stamps files was set back, and showed no less than `earliest` since: what is
+    /// born from now on may bear a stamp that lies before that of what was found.
+    pub(super) fn set_back(&mut self, earliest: i64) {
+        for births in self.births.values_mut() {
+            births.matched = births.matched.min(earliest);
+        }
+    }
+
     /// Forgets what was left long ago.
     pub(super) fn forget_old(&mut self, now: Instant) {
         let old = |left: Instant| now.saturating_duration_since(left) >= BIRTHS_FOR;

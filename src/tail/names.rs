@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tracing::info;
+use tracing::{info, warn};
 
 use super::discover::{Found, Scan};
 use super::{Event, Tail};
@@ -22,6 +22,10 @@ impl Tail {
             .map(|found| (found.path.as_path(), found.inode))
             .collect();
         self.paths.forget_old(now);
+        if let Some(earliest) = self.clock.was_set_back() {
+            warn!("the system's clock was set back");
+            self.paths.set_back(earliest);
+        }
         self.undecided.clear();
         let view = self.view(scan);
         let (mut rotated, matched): (Vec<&Found>, Vec<&Found>) = scan

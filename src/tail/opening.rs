@@ -153,6 +153,7 @@ impl Tail {
                 Some(reader),
                 inode,
                 now,
+                self.clock.now(),
             )
         };
         if let Some(record) = known {

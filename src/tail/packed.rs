@@ -488,7 +488,14 @@ impl Tail {
             born: identity.born,
             identity: Some(identity),
             rotated: Some(now),
-            ..Tailed::new(found.source, origin, Some(reader), inode, now)
+            ..Tailed::new(
+                found.source,
+                origin,
+                Some(reader),
+                inode,
+                now,
+                self.clock.now(),
+            )
         };
         let offset = known.as_ref().map_or(0, |record| record.confirmed.offset);
         if let Some(record) = known {

@@ -554,6 +554,7 @@ impl Tail {
                 Some(Reader::of(reader.into_content())),
                 old.inode,
                 now,
+                self.clock.now(),
             )
         };
         if let Some(link) = link {

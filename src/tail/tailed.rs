@@ -104,13 +104,15 @@ pub(super) struct Failure {
 }
 
 impl Tailed {
-    /// A generation that was found now, of which nothing is known but where its bytes are.
+    /// A generation that was found now, by the clock on the wall at `found`, of which nothing is known
+    /// but where its bytes are.
     pub(super) fn new(
         source: usize,
         origin: Origin,
         reader: Option<Reader>,
         inode: (u64, u64),
         now: Instant,
+        found: i64,
     ) -> Self {
         Self {
             source,
@@ -137,7 +139,7 @@ impl Tailed {
             born: None,
             opened: now,
             yields: false,
-            found: nanoseconds_since_1970(),
+            found,
             rotated: None,
             superseded: false,
             changed: now,
@@ -216,12 +218,4 @@ impl Tailed {
         let reader = self.reader.as_ref();
         reader.map_or(self.batched.offset, Reader::read_to)
     }
-}
-
-fn nanoseconds_since_1970() -> i64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .ok()
-        .and_then(|since| i64::try_from(since.as_nanos()).ok())
-        .unwrap_or_default()
 }

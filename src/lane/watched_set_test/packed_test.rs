@@ -175,7 +175,7 @@ fn what_lay_there_compressed_is_left_alone_unless_a_pattern_matches_it() {
         let mut rig = Rig::new(glob);
         rig.append("a.log.1", "old 1\n");
         rig.append("a.log.2", "old 2\n");
-        let an_hour_ago = std::time::SystemTime::now() - Duration::from_hours(1);
+        let an_hour_ago = SystemTime::now() - Duration::from_hours(1);
         for name in ["a.log.1", "a.log.2"] {
             let file = fs::File::options().append(true).open(rig.path(name));
             let file = file.expect("opened");
