@@ -578,6 +578,8 @@ mod content_test;
 #[cfg(test)]
 mod model_test;
 #[cfg(test)]
+mod rig_test;
+#[cfg(test)]
 mod treating_test;
 #[cfg(test)]
 mod watched_set_test;

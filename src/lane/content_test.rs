@@ -3,37 +3,26 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
+use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use encoding_rs::{Encoding, SHIFT_JIS, UTF_16BE, UTF_16LE, WINDOWS_1252};
 use regex::bytes::Regex;
 
-use super::{Input, Lane, Options, Output};
+use super::rig_test::Driven;
+use super::{Input, Output};
 use crate::lines::{Grouping, Rule, Splitter};
-use crate::model::credit::Credit;
-use crate::model::{Batch, Confirmed, FileRecord, Skipped};
-use crate::tail::discover::{Memory, Pattern, Selection, scan};
-use crate::tail::watch::Hints;
-use crate::tail::{Event, Source, Tail};
+use crate::model::{Batch, FileId, Skipped};
+use crate::tail::Event;
 use crate::treat::Treatment;
-
-type Tested = Lane<Box<dyn Fn(Output)>>;
 
 /// A lane on one file, and what came out of it.
 pub(super) struct Rig {
-    directory: tempfile::TempDir,
-    splitter: Arc<Splitter>,
-    treatment: Treatment,
-    lineless_linger: Duration,
-    lane: Tested,
-    outputs: Receiver<Output>,
-    now: Instant,
-    memory: Memory,
-    record: Option<FileRecord>,
+    driven: Driven,
+    /// The generation that was found last.
+    last: Option<FileId>,
     /// Offset, bytes, whether it is a part, and the text of each line.
     pub(super) lines: Vec<(u64, u64, bool, String)>,
     /// Up to where ranges tile the last generation that was found,
@@ -42,41 +31,17 @@ pub(super) struct Rig {
     skipped: Vec<(Skipped, u64)>,
 }
 
-fn lane(
-    splitter: &Arc<Splitter>,
-    treatment: &Treatment,
-    lineless_linger: Duration,
-    known: Vec<FileRecord>,
-) -> (Tested, Receiver<Output>) {
-    let (sender, outputs) = channel();
-    let send: Box<dyn Fn(Output)> = Box::new(move |output| {
-        let _ = sender.send(output);
-    });
-    let source = Source {
-        name: "app".into(),
-        from_end: false,
-        splitter: Arc::clone(splitter),
-        ignore_older: None,
-        poll_interval: Duration::from_secs(1),
-        first_scan: known.is_empty(),
-    };
-    let tail = Tail::new("host".into(), vec![source], known);
-    let options = Options {
-        linger: Duration::ZERO,
-        lineless_linger,
-        ..Options::default()
-    };
-    let credit = Credit::new(64 << 20, || {});
-    let lane = Lane::new(
-        options,
-        tail,
-        vec![treatment.clone()],
-        |_| 500,
-        Hints::default(),
-        credit,
-        send,
-    );
-    (lane, outputs)
+impl Deref for Rig {
+    type Target = Driven;
+    fn deref(&self) -> &Driven {
+        &self.driven
+    }
+}
+
+impl DerefMut for Rig {
+    fn deref_mut(&mut self) -> &mut Driven {
+        &mut self.driven
+    }
 }
 
 impl Rig {
@@ -89,18 +54,14 @@ impl Rig {
         treatment: Treatment,
         lineless_linger: Duration,
     ) -> Self {
-        let splitter = Arc::new(splitter);
-        let (lane, outputs) = lane(&splitter, &treatment, lineless_linger, Vec::new());
+        let mut driven = Driven::new("a.log", splitter);
+        driven.treatment = treatment;
+        driven.options.lineless_linger = lineless_linger;
+        driven.window = 64 << 20;
+        driven.start();
         Self {
-            directory: tempfile::tempdir().expect("a directory"),
-            splitter,
-            treatment,
-            lineless_linger,
-            lane,
-            outputs,
-            now: Instant::now(),
-            memory: Memory::silent(),
-            record: None,
+            driven,
+            last: None,
             lines: Vec::new(),
             tiled: 0,
             skipped: Vec::new(),
@@ -121,7 +82,7 @@ impl Rig {
     }
 
     fn path(&self) -> PathBuf {
-        self.directory.path().join("a.log")
+        self.driven.path("a.log")
     }
 
     pub(super) fn append(&mut self, text: impl AsRef<[u8]>) {
@@ -137,43 +98,24 @@ impl Rig {
     /// Lets so much time go by, and the lane do what there is to do.
     pub(super) fn wait(&mut self, seconds: u64) {
         self.now += Duration::from_secs(seconds);
-        let glob = self.path();
-        let pattern = Pattern::parse(glob.to_str().expect("UTF-8")).expect("a glob");
-        let selection = Selection {
-            include: vec![pattern],
-            exclude: Vec::new(),
-            compressed: true,
-            follow_links: false,
-        };
-        let scan = scan(&[selection], &mut self.memory);
+        let scan = self.look();
         self.tell(Input::Scan(scan));
-        while self.lane.turn(self.now) {
-            self.lane.tell();
+        while self.turn() {
             self.receive();
         }
-        self.receive();
     }
 
     fn tell(&mut self, input: Input) {
-        self.lane.take(input, self.now);
-        self.lane.tell();
+        self.driven.tell(input);
         self.receive();
     }
 
     fn receive(&mut self) {
-        let outputs: Vec<Output> = self.outputs.try_iter().collect();
-        for output in outputs {
+        while let Some(output) = self.next() {
             match output {
                 Output::Tail(Event::Register(record)) => {
-                    let id = record.id;
-                    self.record = Some(record);
+                    self.last = Some(record.id);
                     self.tiled = 0;
-                    self.tell(Input::Registered(vec![id]));
-                }
-                Output::Tail(Event::Identified(_, identity)) => {
-                    if let Some(record) = &mut self.record {
-                        record.identity = identity;
-                    }
                 }
                 Output::Batch(batch) => self.take(&batch),
                 _ => {}
@@ -183,17 +125,15 @@ impl Rig {
 
     fn take(&mut self, batch: &Batch) {
         for range in &batch.ranges {
-            if self.record.as_ref().map(|record| record.id) != Some(range.file) {
+            if self.last != Some(range.file) {
                 continue;
             }
             assert_eq!(range.start, self.tiled, "ranges tile the file");
             self.tiled = range.end;
             self.skipped
                 .extend(range.skipped.map(|why| (why, range.end - range.start)));
-            if let Some(record) = &mut self.record {
-                record.confirmed = range.end_mark();
-            }
         }
+        self.accept(batch);
         for line in batch.body.split_inclusive(|byte| *byte == b'\n') {
             let object: serde_json::Value = serde_json::from_slice(line).expect("ndjson");
             let log = &object["log"];
@@ -207,20 +147,13 @@ impl Rig {
 
     /// A start after everything that came out was confirmed.
     pub(super) fn restart(&mut self) {
-        let known = self.record.clone().into_iter().collect();
-        let (lane, outputs) = lane(&self.splitter, &self.treatment, self.lineless_linger, known);
-        (self.lane, self.outputs) = (lane, outputs);
+        self.settle();
+        self.start();
     }
 
     fn confirm(&mut self) {
-        if let Some(record) = self.record.clone() {
-            let confirmed = Confirmed {
-                file: record.id,
-                mark: record.confirmed,
-                eof: false,
-            };
-            self.tell(Input::Confirmed(vec![confirmed]));
-        }
+        let confirmed = self.settle();
+        self.tell(Input::Confirmed(confirmed));
     }
 
     fn texts(&self) -> Vec<&str> {
@@ -300,8 +233,8 @@ fn a_line_of_100_mb_leaves_in_parts_also_over_a_restart_in_its_middle() {
             rig.restart();
         }
         // What is held is the rest of the line, less than one part, and one quantum.
-        assert!(rig.lane.tail.unfinished().0 <= PART + super::QUANTUM);
-        assert!(rig.lane.scratch.capacity() <= 4 * PART);
+        assert!(rig.lane().tail.unfinished().0 <= PART + super::QUANTUM);
+        assert!(rig.lane().scratch.capacity() <= 4 * PART);
     }
     rig.append("\nok\n");
     rig.wait(1);

@@ -7,19 +7,15 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::{Input, Lane, Options, Output};
+use super::rig_test::Driven;
+use super::{Input, Output};
 use crate::lines::Splitter;
-use crate::model::credit::Credit;
-use crate::model::{Batch, Confirmed, FileId, FileRecord, Format, Mark, Rewind, Skipped};
-use crate::tail::discover::{Memory, Pattern, Selection, scan};
-use crate::tail::watch::Hints;
-use crate::tail::{Event, Source, Tail};
-use crate::treat::Treatment;
+use crate::model::{Batch, FileId, FileRecord, Format, Rewind, Skipped};
+use crate::tail::Event;
 
 /// Sequences of one run.
 const SEQUENCES: u64 = 3_000;
@@ -167,19 +163,9 @@ enum Packed {
     LookedInto,
 }
 
-type Send = Box<dyn Fn(Output)>;
-
 struct Rig {
+    driven: Driven,
     format: Format,
-    directory: tempfile::TempDir,
-    now: Instant,
-    lane: Option<Lane<Send>>,
-    outputs: Receiver<Output>,
-    /// What is durable.
-    records: HashMap<FileId, FileRecord>,
-    scanned: bool,
-    /// What was handed over and not confirmed yet.
-    acknowledged: HashMap<FileId, (Mark, bool)>,
     epochs: HashMap<FileId, u32>,
     /// What a consumer with coverage has: line by offset.
     delivered: HashMap<FileId, BTreeMap<u64, Vec<u8>>>,
@@ -193,23 +179,34 @@ struct Rig {
     rotated: [[Option<usize>; 2]; 2],
     /// The first generation of this path that was seen when it had bytes.
     had: [Option<usize>; 2],
-    memory: Memory,
     lines: usize,
     links: usize,
 }
 
+impl Deref for Rig {
+    type Target = Driven;
+    fn deref(&self) -> &Driven {
+        &self.driven
+    }
+}
+
+impl DerefMut for Rig {
+    fn deref_mut(&mut self) -> &mut Driven {
+        &mut self.driven
+    }
+}
+
 impl Rig {
     fn new(format: Format) -> Self {
-        let (_, outputs) = channel();
-        let mut rig = Self {
+        let mut driven = Driven::new("*.log", Splitter::new(LINE_MAX));
+        // Small, so that budgets and full batches are met all the time.
+        driven.options.format = format;
+        driven.options.batch_bytes_max = 600;
+        driven.options.unfinished_max = UNFINISHED_MAX;
+        driven.start();
+        Self {
+            driven,
             format,
-            directory: tempfile::tempdir().expect("a directory"),
-            now: Instant::now(),
-            lane: None,
-            outputs,
-            records: HashMap::new(),
-            scanned: false,
-            acknowledged: HashMap::new(),
             epochs: HashMap::new(),
             delivered: HashMap::new(),
             covered: HashMap::new(),
@@ -218,74 +215,28 @@ impl Rig {
             current: [None; 2],
             rotated: [[None; 2]; 2],
             had: [None; 2],
-            memory: Memory::default(),
             lines: 0,
             links: 0,
-        };
-        rig.start();
-        rig
+        }
     }
 
     fn path(&self, file: usize, suffix: &str) -> PathBuf {
-        self.directory
-            .path()
-            .join(format!("{}.log{suffix}", ["a", "b"][file]))
+        let name = ["a", "b"][file];
+        self.driven.path(&format!("{name}.log{suffix}"))
     }
 
     fn start(&mut self) {
-        let (sender, outputs) = channel();
-        let send: Send = Box::new(move |output| {
-            let _ = sender.send(output);
-        });
-        let source = Source {
-            name: "app".into(),
-            from_end: false,
-            splitter: Arc::new(Splitter::new(LINE_MAX)),
-            ignore_older: None,
-            poll_interval: Duration::from_secs(1),
-            first_scan: !self.scanned,
-        };
-        let records = self.records.values().cloned().collect();
-        let tail = Tail::new("host".into(), vec![source], records);
-        // Small, so that budgets and full batches are met all the time.
-        let options = Options {
-            format: self.format,
-            batch_bytes_max: 600,
-            unfinished_max: UNFINISHED_MAX,
-            linger: Duration::ZERO,
-            ..Options::default()
-        };
-        let credit = Credit::new(1 << 20, || {});
-        self.lane = Some(Lane::new(
-            options,
-            tail,
-            vec![Treatment::default()],
-            |_| 500,
-            Hints::default(),
-            credit,
-            send,
-        ));
-        self.outputs = outputs;
-        let paths = self
-            .records
-            .values()
-            .map(|record| record.path.as_path().to_path_buf());
-        self.memory = Memory::new(paths.collect());
-        self.acknowledged.clear();
+        self.driven.start();
         self.epochs.clear();
     }
 
     fn tell(&mut self, input: Input) {
-        let now = self.now;
-        if let Some(lane) = &mut self.lane {
-            lane.input(input, now);
-        }
+        self.driven.tell(input);
         self.receive();
     }
 
     fn turn(&mut self) -> bool {
-        let now = self.now;
-        let worked = self.lane.as_mut().is_some_and(|lane| lane.step(now));
+        let worked = self.driven.turn();
         self.receive();
         worked
     }
@@ -307,28 +258,14 @@ impl Rig {
     }
 
     fn receive(&mut self) {
-        let outputs: Vec<Output> = self.outputs.try_iter().collect();
-        for output in outputs {
+        while let Some(output) = self.next() {
             match output {
-                Output::Tail(Event::Register(record)) => {
-                    let id = record.id;
-                    self.records.insert(id, record);
-                    self.tell(Input::Registered(vec![id]));
-                }
-                Output::Tail(Event::Identified(id, identity)) => {
-                    if let Some(record) = self.records.get_mut(&id) {
-                        record.identity = identity;
-                    }
-                }
-                Output::Tail(Event::Forget(id)) => {
-                    self.records.remove(&id);
-                }
-                Output::Tail(Event::Scanned(_)) => self.scanned = true,
                 Output::Tail(Event::Resumed(id, mark)) => {
                     self.epochs.remove(&id);
                     let covered = self.covered.get(&id).copied().unwrap_or(0);
                     assert!(mark.offset <= covered, "resumed beyond what was delivered");
                 }
+                Output::Tail(_) => {}
                 // What is lost is judged by the ranges that say so.
                 Output::Lost(..) => {}
                 Output::Batch(batch) => self.batch(&batch),
@@ -359,13 +296,10 @@ impl Rig {
                 self.records.contains_key(&range.file),
                 "published before its id was durable"
             );
-            let reached = self
-                .acknowledged
-                .get(&range.file)
-                .map(|(mark, _)| mark.offset);
+            let reached = self.reached.get(&range.file).map(|(mark, _)| mark.offset);
             let reached = reached.unwrap_or(self.records[&range.file].confirmed.offset);
             assert_eq!(range.start, reached, "a hole or a repeat within an epoch");
-            self.acknowledged
+            self.reached
                 .insert(range.file, (range.end_mark(), range.eof));
             if let Some(skipped) = range.skipped {
                 assert!(matches!(skipped, Skipped::Truncated | Skipped::Deleted));
@@ -436,10 +370,10 @@ impl Rig {
     fn rewind(&mut self, files: Vec<FileId>) {
         let mut rewinds = Vec::new();
         for file in files {
+            let to = self.records[&file].confirmed;
+            self.reached.remove(&file);
             let epoch = self.epochs.entry(file).or_default();
             *epoch += 1;
-            let to = self.records[&file].confirmed;
-            self.acknowledged.remove(&file);
             rewinds.push(Rewind {
                 file,
                 epoch: *epoch,
@@ -450,25 +384,11 @@ impl Rig {
     }
 
     fn confirm(&mut self) {
-        let mut confirmed = Vec::new();
-        for (file, (mark, eof)) in self.acknowledged.drain() {
-            if let Some(record) = self.records.get_mut(&file) {
-                (record.confirmed, record.ended) = (mark, eof);
-                confirmed.push(Confirmed { file, mark, eof });
-            }
-        }
+        let confirmed = self.settle();
         self.tell(Input::Confirmed(confirmed));
     }
 
     fn scan(&mut self) {
-        let glob = self.directory.path().join("*.log");
-        let include = vec![Pattern::parse(glob.to_str().expect("UTF-8")).expect("a glob")];
-        let selection = Selection {
-            include,
-            exclude: vec![],
-            compressed: true,
-            follow_links: false,
-        };
         for file in 0..2 {
             let had = self.had[file];
             for generation in self.rotated[file].into_iter().flatten() {
@@ -495,7 +415,7 @@ impl Rig {
                 }
             }
         }
-        let scan = scan(&[selection], &mut self.memory);
+        let scan = self.look();
         self.tell(Input::Scan(scan));
     }
 
@@ -678,7 +598,7 @@ impl Rig {
             Step::Wait { seconds } => self.wait(seconds),
             Step::Confirm => self.confirm(),
             Step::Rewind => {
-                let files = self.acknowledged.keys().copied().collect();
+                let files = self.reached.keys().copied().collect();
                 self.rewind(files);
             }
             Step::Restart | Step::Crash => {

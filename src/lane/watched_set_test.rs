@@ -4,42 +4,21 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::Write as _;
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Input, Lane, Options, Output};
+use super::rig_test::Driven;
+use super::{Input, Output};
 use crate::lines::Splitter;
-use crate::model::credit::Credit;
-use crate::model::{Batch, Confirmed, FileId, FileRecord, HEAD_LEN, Mark, Skipped};
+use crate::model::{Batch, FileId, FileRecord, HEAD_LEN, Skipped};
 use crate::tail::descriptors::Limits;
-use crate::tail::discover::{Memory, Pattern, Selection, scan};
 use crate::tail::report::Condition;
-use crate::tail::watch::Hints;
-use crate::tail::{Event, Source, Tail};
-use crate::treat::Treatment;
 
-type Send = Box<dyn Fn(Output)>;
-
-/// A lane, and everybody that it deals with.
+/// A lane, and what a consumer has of it.
 struct Rig {
-    directory: tempfile::TempDir,
-    selection: Selection,
-    source: Source,
-    limits: Limits,
-    /// Seconds by which the clock on the wall is wrong.
-    wrong: Arc<AtomicI64>,
-    now: Instant,
-    lane: Option<Lane<Send>>,
-    outputs: Receiver<Output>,
-    memory: Memory,
-    /// What is durable.
-    records: HashMap<FileId, FileRecord>,
-    scanned: bool,
-    /// Batched, and not confirmed yet.
-    reached: HashMap<FileId, (Mark, bool)>,
+    driven: Driven,
     /// What a consumer has, in the order in which it came: by generation, in order of appearance.
     delivered: BTreeMap<usize, Generation>,
     numbers: HashMap<FileId, usize>,
@@ -56,105 +35,39 @@ struct Generation {
     ended: bool,
 }
 
+impl Deref for Rig {
+    type Target = Driven;
+    fn deref(&self) -> &Driven {
+        &self.driven
+    }
+}
+
+impl DerefMut for Rig {
+    fn deref_mut(&mut self) -> &mut Driven {
+        &mut self.driven
+    }
+}
+
 impl Rig {
     fn new(include: &str) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let glob = directory.path().join(include);
-        let include = Pattern::parse(glob.to_str().expect("UTF-8")).expect("a glob");
-        let (_, outputs) = channel();
-        let mut rig = Self {
-            directory,
-            selection: Selection {
-                include: vec![include],
-                exclude: vec![],
-                compressed: true,
-                follow_links: false,
-            },
-            source: Source {
-                name: "app".into(),
-                from_end: false,
-                splitter: Arc::new(Splitter::new(1000)),
-                ignore_older: None,
-                poll_interval: Duration::from_secs(1),
-                first_scan: true,
-            },
-            limits: Limits::default(),
-            wrong: Arc::default(),
-            now: Instant::now(),
-            lane: None,
-            outputs,
-            memory: Memory::default(),
-            records: HashMap::new(),
-            scanned: false,
-            reached: HashMap::new(),
+        let mut driven = Driven::new(include, Splitter::new(1000));
+        driven.start();
+        Self {
+            driven,
             delivered: BTreeMap::new(),
             numbers: HashMap::new(),
             lost: Vec::new(),
-        };
-        rig.start();
-        rig
-    }
-
-    fn start(&mut self) {
-        let (sender, outputs) = channel();
-        let send: Send = Box::new(move |output| {
-            let _ = sender.send(output);
-        });
-        let source = Source {
-            first_scan: !self.scanned,
-            ..self.source.clone()
-        };
-        let records = self.records.values().cloned().collect();
-        let tail = Tail::new("host".into(), vec![source], records).within(self.limits);
-        let wrong = Arc::clone(&self.wrong);
-        let tail = tail.by_clock(move || {
-            let seconds = wrong.load(Ordering::Relaxed);
-            let by = Duration::from_secs(seconds.unsigned_abs());
-            let now = SystemTime::now();
-            if seconds < 0 { now - by } else { now + by }
-        });
-        let options = Options {
-            linger: Duration::ZERO,
-            ..Options::default()
-        };
-        let credit = Credit::new(1 << 20, || {});
-        self.outputs = outputs;
-        let lane = Lane::new(
-            options,
-            tail,
-            vec![Treatment::default()],
-            |_| 500,
-            Hints::default(),
-            credit,
-            send,
-        );
-        self.lane = Some(lane);
-        let paths = self.records.values();
-        let paths = paths.map(|record| record.path.as_path().to_path_buf());
-        self.memory = Memory::new(paths.collect());
-        self.reached.clear();
-    }
-
-    fn lane(&mut self) -> &mut Lane<Send> {
-        self.lane.as_mut().expect("started")
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
+        }
     }
 
     fn tell(&mut self, input: Input) {
-        let now = self.now;
-        self.lane().take(input, now);
-        self.lane().tell();
+        self.driven.tell(input);
         self.receive();
     }
 
     fn work(&mut self) {
-        let now = self.now;
         for _ in 0..1_000_000 {
-            let worked = self.lane().turn(now);
-            self.lane().tell();
+            let worked = self.turn();
             self.receive();
             if !worked {
                 return;
@@ -164,18 +77,12 @@ impl Rig {
     }
 
     fn scan(&mut self) {
-        let scan = scan(std::slice::from_ref(&self.selection), &mut self.memory);
+        let scan = self.look();
         self.tell(Input::Scan(scan));
     }
 
     fn confirm(&mut self) {
-        let mut confirmed = Vec::new();
-        for (file, (mark, eof)) in self.reached.drain() {
-            if let Some(record) = self.records.get_mut(&file) {
-                (record.confirmed, record.ended) = (mark, eof);
-                confirmed.push(Confirmed { file, mark, eof });
-            }
-        }
+        let confirmed = self.settle();
         self.tell(Input::Confirmed(confirmed));
     }
 
@@ -195,26 +102,11 @@ impl Rig {
     }
 
     fn receive(&mut self) {
-        let outputs: Vec<Output> = self.outputs.try_iter().collect();
-        for output in outputs {
+        while let Some(output) = self.next() {
             match output {
-                Output::Tail(Event::Register(record)) => {
-                    let id = record.id;
-                    self.records.insert(id, record);
-                    self.tell(Input::Registered(vec![id]));
-                }
-                Output::Tail(Event::Identified(id, identity)) => {
-                    if let Some(record) = self.records.get_mut(&id) {
-                        record.identity = identity;
-                    }
-                }
-                Output::Tail(Event::Forget(id)) => {
-                    assert!(self.records.remove(&id).is_some(), "forgotten twice");
-                }
-                Output::Tail(Event::Scanned(_)) => self.scanned = true,
-                Output::Tail(Event::Resumed(..)) => {}
                 Output::Lost(reason, bytes) => self.lost.push((reason, bytes)),
                 Output::Batch(batch) => self.batch(&batch),
+                Output::Tail(_) => {}
             }
         }
     }
@@ -232,9 +124,8 @@ impl Rig {
                 let skipped = (skipped, range.start, range.end);
                 generation.skipped.push(skipped);
             }
-            self.reached
-                .insert(range.file, (range.end_mark(), range.eof));
         }
+        self.accept(batch);
         for line in batch.body.split_inclusive(|byte| *byte == b'\n') {
             let object: serde_json::Value = serde_json::from_slice(line).expect("ndjson");
             let id = object["log"]["file"]["id"].as_str().expect("an id");
@@ -407,7 +298,7 @@ fn a_directory_that_cannot_be_seen_and_a_file_system_that_is_away_forget_nothing
     rig.start();
     for _ in 0..100 {
         rig.now += Duration::from_secs(1);
-        let mut scan = scan(std::slice::from_ref(&rig.selection), &mut rig.memory);
+        let mut scan = rig.look();
         scan.unseen.push(rig.directory.path().to_path_buf());
         rig.tell(Input::Scan(scan));
     }
@@ -939,7 +830,7 @@ fn planted_links_make_nobody_read_another_file() {
     rig.append("d/a.log", "one\n");
     rig.pass(1);
     // Between the scan that saw a directory, and the open.
-    let seen = scan(std::slice::from_ref(&rig.selection), &mut rig.memory);
+    let seen = rig.look();
     rig.start();
     fs::rename(rig.path("d"), rig.path("away")).expect("renamed");
     fs::write(elsewhere.path().join("a.log"), "secret, too\n").expect("written");
@@ -1307,7 +1198,7 @@ fn a_file_that_is_gone_or_closed_to_us_between_the_look_and_the_opening_harms_no
     for name in ["a.log", "b.log", "c.log"] {
         rig.append(name, "one\n");
     }
-    let seen = scan(std::slice::from_ref(&rig.selection), &mut rig.memory);
+    let seen = rig.look();
     fs::remove_file(rig.path("a.log")).expect("removed");
     fs::remove_file(rig.path("b.log")).expect("removed");
     fs::create_dir(rig.path("b.log")).expect("made");
@@ -1371,7 +1262,7 @@ fn a_rotation_between_the_look_and_the_opening_hides_nothing() {
     rig.round();
     fs::rename(rig.path("a.log"), rig.path("a.log.1")).expect("renamed");
     rig.append("a.log", "second\n");
-    let seen = scan(std::slice::from_ref(&rig.selection), &mut rig.memory);
+    let seen = rig.look();
     fs::rename(rig.path("a.log.1"), rig.path("a.log.2")).expect("renamed");
     fs::rename(rig.path("a.log"), rig.path("a.log.1")).expect("renamed");
     rig.append("a.log", "third\n");
