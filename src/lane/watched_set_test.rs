@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::io;
 use std::io::Write as _;
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::rig_test::Driven;
 use super::{Input, Output};
 use crate::lines::Splitter;
-use crate::model::{Batch, FileId, FileRecord, HEAD_LEN, Skipped};
+use crate::model::{Batch, FileId, FileRecord, HEAD_LEN, Rewind, Skipped};
 use crate::tail::descriptors::Limits;
 use crate::tail::report::Condition;
 
@@ -641,13 +642,13 @@ fn logged(work: impl FnOnce()) -> String {
     use std::sync::{Arc, Mutex, PoisonError};
     #[derive(Clone, Default)]
     struct Written(Arc<Mutex<Vec<u8>>>);
-    impl std::io::Write for Written {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             all.extend(bytes);
             Ok(bytes.len())
         }
-        fn flush(&mut self) -> std::io::Result<()> {
+        fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
     }
@@ -1126,6 +1127,59 @@ fn a_file_whose_disk_fails_is_tried_again_ever_more_rarely_and_holds_up_nobody()
     rig.append("bad.log", "another disk\n");
     rig.pass(1);
     assert_eq!(rig.texts("bad.log"), ["another disk\n"]);
+}
+
+#[test]
+fn what_another_machine_deleted_is_counted_and_let_go_and_what_is_there_is_tried_again() {
+    let mut rig = Rig::new("*.log");
+    for name in ["gone.log", "there.log"] {
+        rig.append(name, "one\n");
+    }
+    rig.pass(1);
+    let id = |rig: &Rig, name: &str| {
+        let path = rig.path(name);
+        let mut records = rig.records.values();
+        let record = records.find(|record| record.path.as_path() == path);
+        record.expect("known").id
+    };
+    let (gone, there) = (id(&rig, "gone.log"), id(&rig, "there.log"));
+    // Read, but not confirmed, and sent back; then its bytes cannot be had any more.
+    rig.append("gone.log", "two\n");
+    rig.now += Duration::from_secs(1);
+    rig.scan();
+    rig.work();
+    fs::remove_file(rig.path("gone.log")).expect("deleted");
+    rig.scan();
+    let (to, now) = (rig.records[&gone].confirmed, rig.now);
+    rig.delivered
+        .get_mut(&rig.numbers[&gone])
+        .expect("known")
+        .covered = to.offset;
+    rig.reached.clear();
+    let rewind = Rewind {
+        file: gone,
+        epoch: 1,
+        to,
+    };
+    let stale = || io::Error::from(io::ErrorKind::StaleNetworkFileHandle);
+    rig.lane().tail.rewind(&rewind).expect("read");
+    let told = logged(|| {
+        for id in [gone, gone, there] {
+            rig.lane().tail.failed(id, &stale(), now);
+        }
+        rig.append("there.log", "two\n");
+        rig.pass(3);
+    });
+    assert_eq!(
+        told.matches("reading a log file failed").count(),
+        2,
+        "each once: {told}"
+    );
+    assert_eq!(rig.lost, [(Skipped::Deleted, 4)]);
+    assert!(rig.delivered[&rig.numbers[&gone]].ended);
+    assert_eq!(rig.texts("there.log"), ["one\ntwo\n"]);
+    rig.pass(30);
+    assert_eq!((rig.open_files(), rig.records.len()), (1, 1));
 }
 
 #[test]

@@ -122,9 +122,19 @@ impl Tail {
             error.kind(),
             io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::UnexpectedEof
         );
-        if never_whole && file.archive().is_some() && file.link.is_none() {
-            file.lost_as = Skipped::Damaged;
-            self.vanished.push((id, file.read_to()));
+        // What another machine deleted is not there any more for who has it open (nfs(5)).
+        let stale = error.kind() == io::ErrorKind::StaleNetworkFileHandle;
+        let gone = stale && file.reader.is_some() || never_whole && file.archive().is_some();
+        if gone && file.link.is_none() {
+            file.lost_as = if stale {
+                Skipped::Deleted
+            } else {
+                Skipped::Damaged
+            };
+            self.vanished.push((id, file.read_to().max(file.size_seen)));
+            if self.by_inode.get(&file.inode) == Some(&id) {
+                self.by_inode.remove(&file.inode);
+            }
             file.reader = None;
         }
         // Nobody waits for a file that cannot be read.
