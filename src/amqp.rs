@@ -8,9 +8,11 @@ pub mod examine;
 mod greeting;
 mod password;
 mod publish;
+pub mod tls;
 mod topology;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +21,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use crate::wire::Message;
 pub use connect::{Address, Login, NotAnAddress};
+pub use tls::Tls;
 
 /// Where and how to connect, and what must be there.
 #[derive(Clone, Debug)]
@@ -27,6 +30,8 @@ pub struct Settings {
     pub addresses: Vec<Address>,
     /// Holds the password of every address's user; otherwise the addresses do.
     pub password_file: Option<PathBuf>,
+    /// How the addresses with amqps:// are spoken to.
+    pub tls: Tls,
     /// Shown in the broker's lists.
     pub connection_name: String,
     /// Time that a connection may take to come about.
@@ -37,6 +42,21 @@ pub struct Settings {
     pub confirm_timeout: Duration,
     /// What must be there.
     pub topology: Topology,
+}
+
+impl Settings {
+    /// Whether no address is logged in to with a password.
+    #[must_use]
+    pub fn logs_in_by_certificates_alone(&self) -> bool {
+        let mut addresses = self.addresses.iter();
+        addresses.all(|address| self.logs_in_by_certificate(address))
+    }
+
+    /// Whether the client certificate is the login there (SASL EXTERNAL).
+    #[must_use]
+    pub fn logs_in_by_certificate(&self, address: &Address) -> bool {
+        address.is_encrypted() && address.login() == Login::Default && self.tls.identity.is_some()
+    }
 }
 
 /// Exchange and queues.
@@ -188,8 +208,40 @@ pub enum Checked {
 pub struct Failure {
     /// For the operator.
     pub text: String,
+    /// What to do, where that is known.
+    pub advice: Option<&'static str>,
     /// What it means for the next attempt.
     pub kind: FailureKind,
+}
+
+impl Failure {
+    pub(crate) fn new(kind: FailureKind, text: String) -> Self {
+        Self {
+            text,
+            advice: None,
+            kind,
+        }
+    }
+
+    pub(crate) fn other(text: impl Into<String>) -> Self {
+        Self::new(FailureKind::Other, text.into())
+    }
+
+    fn advise(mut self, advice: impl Into<Option<&'static str>>) -> Self {
+        self.advice = advice.into();
+        self
+    }
+}
+
+/// What happened, and what to do.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)?;
+        match self.advice {
+            Some(advice) => write!(f, "; {advice}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What a failure means for what comes next.
@@ -199,6 +251,10 @@ pub enum FailureKind {
     Login,
     /// There is no password to log in with: the same pace.
     Password,
+    /// A file of `[broker.tls]` cannot be used.
+    Files,
+    /// The broker refuses the client certificate, or wants one.
+    Certificate,
     /// The broker does not let this user do what was tried.
     Access,
     /// Anything else.
@@ -227,7 +283,7 @@ pub async fn run(
                 () = closed(&mut commands) => return,
             };
             let failure = match connected {
-                Ok(connection) => {
+                Ok((connection, socket)) => {
                     let address = address.to_string();
                     if events.send(Event::Connected { address }).is_err() {
                         return;
@@ -235,6 +291,7 @@ pub async fn run(
                     let session = publish::Session::new(
                         &settings,
                         connection,
+                        socket,
                         &events,
                         unbound.clone(),
                         patience,

@@ -676,6 +676,48 @@ mod tests {
     }
 
     #[test]
+    fn tls_belongs_to_addresses_that_speak_it_and_its_files_are_only_warned_of() {
+        let with = |url: &str, tls: &str| {
+            load_text(&format!(
+                "[broker]\nurls = [\"{url}\"]\n[broker.tls]\n{tls}\n"
+            ))
+        };
+        let config = with("amqps://a/v", "ca = \"/none/ca\"\nserver_name = \"b\"").expect("valid");
+        assert_eq!(config.broker.tls.ca.as_deref(), Some(Path::new("/none/ca")));
+        assert_eq!(config.broker.tls.server_name.as_deref(), Some("b"));
+        let warned = config.warnings[0].to_string();
+        assert!(
+            warned.contains("fantail.toml:4:6: No such file"),
+            "{warned}"
+        );
+        let both = "cert = \"/none/c\"\nkey = \"/none/k\"";
+        let broker = with("amqps://a/v", both).expect("valid").broker;
+        assert!(broker.logs_in_by_certificate(&broker.addresses[0]));
+        let broker = with("amqps://u:p@a/v", both).expect("valid").broker;
+        assert!(!broker.logs_in_by_certificate(&broker.addresses[0]));
+        for (url, tls, told) in [
+            (
+                "amqp://a",
+                "ca = \"/c\"",
+                "4:6: no address in `urls` begins with amqps://",
+            ),
+            ("amqps://a", "cert = \"/c\"", "4:8: `cert` without `key`"),
+            ("amqps://a", "key = \"/k\"", "4:7: `key` without `cert`"),
+            (
+                "amqps://a",
+                "server_name = \"a:5671\"",
+                "4:15: neither a host name",
+            ),
+            ("amqps://a", "verify = false", "4:1: unknown key `verify`"),
+        ] {
+            let error = with(url, tls).expect_err("refused");
+            assert!(error.contains(&format!("fantail.toml:{told}")), "{error}");
+        }
+        let empty = with("amqp://a", "ca = \"\"\ncert = \"\"").expect("valid");
+        assert_eq!(empty.broker.tls, amqp::Tls::default());
+    }
+
+    #[test]
     fn files_in_conf_d_add_sources_and_nothing_else() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("fantail.toml");

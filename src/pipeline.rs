@@ -363,6 +363,7 @@ impl Pipeline {
                 if self.failure.as_ref() != Some(&failure.text) {
                     warn!(
                         reason = failure.text,
+                        advice = failure.advice,
                         "no connection to the broker; trying again"
                     );
                     self.failure = Some(failure.text);

@@ -14,9 +14,9 @@ use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::Instant;
 
-use super::connect::failure;
+use super::connect::{Socket, failure};
 use super::topology;
-use super::{Attempt, Checked, Command, Event, Failure, FailureKind, Outcome, Settings};
+use super::{Attempt, Checked, Command, Event, Failure, Outcome, Settings};
 use crate::wire::{APP_ID, DELIVERY_MODE, Header, Message};
 
 /// How long a good-bye may take.
@@ -47,6 +47,8 @@ type Returned = (String, String);
 pub(super) struct Session<'a> {
     settings: &'a Settings,
     connection: Arc<Connection>,
+    /// Held, not used: with the session it ends.
+    _socket: Socket,
     events: &'a UnboundedSender<Event>,
     patience: Duration,
     outbox: VecDeque<Attempt>,
@@ -65,6 +67,7 @@ impl<'a> Session<'a> {
     pub(super) fn new(
         settings: &'a Settings,
         connection: Connection,
+        socket: Socket,
         events: &'a UnboundedSender<Event>,
         unbound: topology::Unbound,
         patience: Duration,
@@ -72,6 +75,7 @@ impl<'a> Session<'a> {
         Self {
             settings,
             connection: Arc::new(connection),
+            _socket: socket,
             events,
             patience,
             outbox: VecDeque::new(),
@@ -110,10 +114,10 @@ impl<'a> Session<'a> {
         };
         match tokio::time::timeout(self.settings.connect_timeout, opening).await {
             Ok(opened) => opened.map_err(|error: lapin::Error| failure(&error)),
-            Err(_) => Err(Failure {
-                text: format!("no channel within {:?}", self.settings.connect_timeout),
-                kind: FailureKind::Other,
-            }),
+            Err(_) => Err(Failure::other(format!(
+                "no channel within {:?}",
+                self.settings.connect_timeout
+            ))),
         }
     }
 
@@ -191,16 +195,10 @@ impl<'a> Session<'a> {
                     Some(lapin::Event::Error(error)) if error.is_amqp_soft_error() => {}
                     Some(lapin::Event::Error(error)) => return self.failed(failure(&error)),
                     Some(_) => {}
-                    None => return self.failed(Failure {
-                        text: "the connection ended".to_owned(),
-                        kind: FailureKind::Other,
-                    }),
+                    None => return self.failed(Failure::other("the connection ended")),
                 },
                 () = tokio::time::sleep_until(silent_since + self.patience), if waiting => {
-                    return End::Silent(Failure {
-                        text: format!("no confirm for {:?}", self.patience),
-                        kind: FailureKind::Other,
-                    });
+                    return End::Silent(Failure::other(format!("no confirm for {:?}", self.patience)));
                 },
             }
         }
@@ -224,10 +222,7 @@ impl<'a> Session<'a> {
                 Ok(Confirmation::Ack(message)) => (true, message),
                 Ok(Confirmation::Nack(message)) => (false, message),
                 Ok(Confirmation::NotRequested) => {
-                    return Err(Failure {
-                        text: "the channel is not in confirm mode".to_owned(),
-                        kind: FailureKind::Other,
-                    });
+                    return Err(Failure::other("the channel is not in confirm mode"));
                 }
                 Err(error) => return Err(failure(&error)),
             };

@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::amqp::Amqp;
+use super::certificates::{Authority, Issued};
 use super::debian::{self, Root};
 use super::leash::Leash;
 use super::ports::free_port;
@@ -195,6 +196,28 @@ impl Broker {
         out
     }
 
+    /// Listens for TLS, until the node ends, on a new port for each of `listeners`: its certificate,
+    /// the authority of its clients', and whether it refuses those that show none.
+    pub fn listen_for_tls(&self, listeners: &[(&Issued, &Authority, bool)]) -> Vec<u16> {
+        let listen = |(own, clients, required): &(&Issued, &Authority, bool)| {
+            let (port, ca) = (free_port(), clients.pem_path());
+            let expression = format!(
+                "ok = rabbit_networking:start_ssl_listener({{\"127.0.0.1\", {port}}}, \
+                 [{{cacertfile, {ca:?}}}, {{certfile, {:?}}}, {{keyfile, {:?}}}, \
+                 {{verify, verify_peer}}, {{fail_if_no_peer_cert, {required}}}], 1)",
+                own.cert, own.key
+            );
+            (port, expression)
+        };
+        let (ports, expressions): (Vec<_>, Vec<_>) = listeners.iter().map(listen).unzip();
+        let expressions = expressions.join(", ");
+        self.ctl(&[
+            "eval",
+            &format!("application:ensure_all_started(ssl), {expressions}, ok."),
+        ]);
+        ports
+    }
+
     fn node(&self) -> &Node {
         self.running.as_ref().expect("the broker runs")
     }
@@ -226,11 +249,17 @@ impl Broker {
     fn write_configuration(&self) {
         // Without the alarm of a disk that is nearly full, which would block publishers.
         let configuration = format!(
-            "listeners.tcp.1 = 127.0.0.1:{}\ndisk_free_limit.absolute = 1MB\nlog.console = false\n",
+            "listeners.tcp.1 = 127.0.0.1:{}\ndisk_free_limit.absolute = 1MB\nlog.console = false\n\
+             auth_mechanisms.1 = PLAIN\nauth_mechanisms.2 = AMQPLAIN\nauth_mechanisms.3 = EXTERNAL\n\
+             ssl_cert_login_from = common_name\nssl_options.verify = verify_peer\n",
             self.amqp_port
         );
         fs::write(self.path("rabbitmq.conf"), configuration).unwrap();
-        fs::write(self.path("enabled_plugins"), "[].\n").unwrap();
+        fs::write(
+            self.path("enabled_plugins"),
+            "[rabbitmq_auth_mechanism_ssl].\n",
+        )
+        .unwrap();
         fs::create_dir(self.path("home")).unwrap();
         let cookie = self.path("home/.erlang.cookie");
         fs::write(

@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod amqp;
 pub mod broker;
+pub mod certificates;
 pub mod cut;
 pub mod debian;
 pub mod json;
