@@ -8,11 +8,13 @@ pub mod examine;
 mod greeting;
 mod password;
 mod publish;
+mod throttle;
 pub mod tls;
 mod topology;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +42,8 @@ pub struct Settings {
     pub heartbeat: Duration,
     /// Silence (no confirm, no completed write) after which the connection is given up; doubles.
     pub confirm_timeout: Duration,
+    /// Bytes of body that are published in a second, at most.
+    pub bytes_per_s_max: Option<NonZeroU64>,
     /// What must be there.
     pub topology: Topology,
 }
@@ -257,8 +261,20 @@ pub enum FailureKind {
     Certificate,
     /// The broker does not let this user do what was tried.
     Access,
+    /// A message is larger than the broker takes: the same message fails again.
+    TooLarge {
+        /// Bytes of body that it takes.
+        limit: u64,
+    },
     /// Anything else.
     Other,
+}
+
+impl FailureKind {
+    /// Whether the connection worked until a certain message came.
+    fn is_refusal_of_a_message(self) -> bool {
+        matches!(self, Self::Access | Self::TooLarge { .. })
+    }
 }
 
 /// Keeps a connection for as long as `commands` are to come.
@@ -269,7 +285,7 @@ pub async fn run(
 ) {
     let mut pace = connect::Pace::new();
     let mut patience = settings.confirm_timeout;
-    let unbound = topology::Unbound::default();
+    let mut lasting = publish::Lasting::new(&settings);
     loop {
         for address in &settings.addresses {
             let connecting = Event::Connecting {
@@ -293,14 +309,17 @@ pub async fn run(
                         connection,
                         socket,
                         &events,
-                        unbound.clone(),
+                        &mut lasting,
                         patience,
                     );
                     match session.run(&mut commands).await {
                         publish::End::Closed => return,
                         publish::End::Failed { failure, worked } => {
                             if worked {
-                                pace.reset();
+                                // What is refused now is refused at once again.
+                                if !failure.kind.is_refusal_of_a_message() {
+                                    pace.reset();
+                                }
                                 patience = settings.confirm_timeout;
                             }
                             failure

@@ -438,6 +438,7 @@ fn within(
 mod tests {
     use super::*;
     use crate::amqp::{Argument, QueueKind};
+    use std::num::NonZeroU64;
     use std::os::unix::fs::PermissionsExt;
 
     pub(super) fn load_text(text: &str) -> Result<Config, String> {
@@ -498,6 +499,7 @@ mod tests {
             connect_timeout = "2s"
             confirm_timeout = "1m"
             max_in_flight = "1MB"
+            max_rate = "10MB/s"
             [[broker.queue]]
             name = "q"
             type = "classic"
@@ -527,6 +529,8 @@ mod tests {
         assert_eq!(config.max_in_flight, 1_000_000);
         assert_eq!(config.broker.confirm_timeout, Duration::from_mins(1));
         assert_eq!(config.broker.addresses.len(), 2);
+        let rate = config.broker.bytes_per_s_max.map(NonZeroU64::get);
+        assert_eq!(rate, Some(10_000_000));
         let topology = &config.broker.topology;
         assert!(!topology.declare);
         assert_eq!(topology.queues[0].kind, QueueKind::Classic);

@@ -295,7 +295,7 @@ where
         refusal = match tokio::time::timeout(share, connect(*address)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => of_io(&error),
-            Err(_) => Failure::other(format!("no connection to {address} within {share:.1?}")),
+            Err(_) => Failure::other(format!("no connection to {address} within {share:.0?}")),
         };
     }
     Err(refusal)
@@ -376,8 +376,24 @@ pub(super) fn failure(error: &lapin::Error) -> Failure {
         ErrorKind::ProtocolError(refusal) if refusal.get_id() == 403 => {
             Failure::new(FailureKind::Access, text(error))
         }
-        _ => Failure::other(text(error)),
+        _ => {
+            let text = text(error);
+            match size_limit(&text) {
+                Some(limit) => Failure::new(FailureKind::TooLarge { limit }, text)
+                    .advise("lower batch.max_bytes, or raise the broker's max_message_size"),
+                None => Failure::other(text),
+            }
+        }
     }
+}
+
+/// Out of `406 PRECONDITION_FAILED - message size 2000000 is larger than configured max size
+/// 1000000`, and what other versions make of it, comes 1,000,000 (rabbit_channel.erl).
+fn size_limit(text: &str) -> Option<u64> {
+    let (_, sizes) = text.strip_prefix("406 ")?.split_once("message size ")?;
+    let (_, limit) = sizes.split_once(" max size ")?;
+    let digits = limit.split(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok()
 }
 
 /// What an error means while connecting, when 403 is an answer to the login.
@@ -451,6 +467,7 @@ impl Pace {
             FailureKind::Files
             | FailureKind::Certificate
             | FailureKind::Access
+            | FailureKind::TooLarge { .. }
             | FailureKind::Other => (&mut self.pause, PAUSE_MAX),
         };
         let whole = *pause;
@@ -498,6 +515,30 @@ mod tests {
             let address: Address = text.parse().expect(text);
             assert_eq!(address.login(), login, "{text}");
         }
+    }
+
+    #[test]
+    fn a_brokers_limit_of_a_message_is_read_out_of_its_refusal() {
+        for (words, limit) in [
+            (
+                "message size 200000 is larger than configured max size 100000",
+                Some(100_000),
+            ),
+            (
+                "message size 600000000 is larger than max size 536870912",
+                Some(536_870_912),
+            ),
+            ("message size 5 larger than max size 4 in x", Some(4)),
+            ("message size 5 is larger than configured max size ", None),
+            (
+                "inequivalent arg 'x-max-length' for queue 'max size 5'",
+                None,
+            ),
+        ] {
+            let text = format!("406 PRECONDITION_FAILED - {words}");
+            assert_eq!(size_limit(&text), limit, "{words}");
+        }
+        assert_eq!(size_limit("message size 2 is larger than max size 1"), None);
     }
 
     #[test]

@@ -220,6 +220,10 @@ fn not_let_in(failure: &Failure) -> Refusal {
                 "user or password are wrong; guest may log in from the broker's own host only",
             )),
         }
+    } else if not_allowed && text.contains("connection limit") {
+        let advice = "raise or clear the limit: rabbitmqctl clear_user_limits USER all, \
+                      clear_vhost_limits -p VHOST";
+        unreachable(text, Some(advice))
     } else if not_allowed && text.contains("refused for user") {
         Refusal {
             kind: RefusalKind::Login,

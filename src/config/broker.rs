@@ -1,6 +1,7 @@
 //! `[broker]` and `[[broker.queue]]`: how to connect, and what must be there.
 
 use std::collections::{BTreeMap, HashSet};
+use std::num::NonZeroU64;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -46,6 +47,7 @@ pub(super) fn broker(
         16 * 1024 * 1024,
         problems,
     );
+    let bytes_per_s_max = rate(table, problems);
     let queues = queues(table, problems);
     if !queues.is_empty() && queues.iter().all(|queue| !queue.required) {
         let problem = table.problem("no queue is required: nothing would be waited for".to_owned());
@@ -60,6 +62,7 @@ pub(super) fn broker(
         connect_timeout,
         heartbeat,
         confirm_timeout,
+        bytes_per_s_max,
         topology: amqp::Topology {
             exchange,
             queues,
@@ -77,6 +80,21 @@ pub(super) fn broker(
         check_interval,
         usize::try_from(max_in_flight).unwrap_or(usize::MAX),
     ))
+}
+
+/// `max_rate`: a size with `/s` behind it.
+fn rate(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> Option<NonZeroU64> {
+    let spot = table.string("max_rate", problems)?;
+    if spot.value.is_empty() {
+        return None;
+    }
+    let size = spot.value.strip_suffix("/s").map(str::trim_end);
+    let rate = size.and_then(raw::parse_size).and_then(NonZeroU64::new);
+    if rate.is_none() {
+        let problem = spot.problem(format!("not a rate above zero: {:?}", spot.value));
+        problems.push(problem.advise("write \"10MB/s\" or \"512KiB/s\"".to_owned()));
+    }
+    rate
 }
 
 /// The path; what is at it now is only looked at for a warning, since it is read at every connect.

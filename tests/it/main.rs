@@ -22,6 +22,7 @@ mod login_test;
 mod logrotate_test;
 mod numbered_test;
 mod oracle_test;
+mod peers_test;
 mod preview_test;
 mod replay_test;
 mod rotation_test;
