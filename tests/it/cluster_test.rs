@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::support::agent::{Agent, Config};
 use crate::support::amqp::Consumer;
 use crate::support::broker::Cluster;
+use crate::support::is_all;
 use crate::support::oracle::Ledger;
 use crate::support::wait::wait_for;
 use crate::support::writers::Load;
@@ -106,8 +107,8 @@ impl Shipping {
 
 #[test]
 fn whatever_nodes_are_away_every_queue_has_every_line() {
-    if std::env::var_os("FANTAIL_TEST_ALL").is_none() {
-        println!("not tried: FANTAIL_TEST_ALL=1 starts three nodes");
+    if !is_all() {
+        println!("not tried: tests/run --all starts three nodes");
         return;
     }
     let mut cluster = Cluster::start(3);

@@ -20,3 +20,8 @@ pub mod random;
 pub mod readme;
 pub mod wait;
 pub mod writers;
+
+/// Whether the longer sweeps are wanted too (`tests/run --all`).
+pub fn is_all() -> bool {
+    std::env::var_os("FANTAIL_TEST_ALL").is_some()
+}
