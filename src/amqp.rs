@@ -8,9 +8,13 @@ pub mod examine;
 mod greeting;
 mod password;
 mod publish;
+mod throttle;
+pub mod tls;
 mod topology;
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +23,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use crate::wire::Message;
 pub use connect::{Address, Login, NotAnAddress};
+pub use tls::Tls;
 
 /// Where and how to connect, and what must be there.
 #[derive(Clone, Debug)]
@@ -27,6 +32,8 @@ pub struct Settings {
     pub addresses: Vec<Address>,
     /// Holds the password of every address's user; otherwise the addresses do.
     pub password_file: Option<PathBuf>,
+    /// How the addresses with amqps:// are spoken to.
+    pub tls: Tls,
     /// Shown in the broker's lists.
     pub connection_name: String,
     /// Time that a connection may take to come about.
@@ -35,8 +42,25 @@ pub struct Settings {
     pub heartbeat: Duration,
     /// Silence (no confirm, no completed write) after which the connection is given up; doubles.
     pub confirm_timeout: Duration,
+    /// Bytes of body that are published in a second, at most.
+    pub bytes_per_s_max: Option<NonZeroU64>,
     /// What must be there.
     pub topology: Topology,
+}
+
+impl Settings {
+    /// Whether no address is logged in to with a password.
+    #[must_use]
+    pub fn logs_in_by_certificates_alone(&self) -> bool {
+        let mut addresses = self.addresses.iter();
+        addresses.all(|address| self.logs_in_by_certificate(address))
+    }
+
+    /// Whether the client certificate is the login there (SASL EXTERNAL).
+    #[must_use]
+    pub fn logs_in_by_certificate(&self, address: &Address) -> bool {
+        address.is_encrypted() && address.login() == Login::Default && self.tls.identity.is_some()
+    }
 }
 
 /// Exchange and queues.
@@ -188,8 +212,40 @@ pub enum Checked {
 pub struct Failure {
     /// For the operator.
     pub text: String,
+    /// What to do, where that is known.
+    pub advice: Option<&'static str>,
     /// What it means for the next attempt.
     pub kind: FailureKind,
+}
+
+impl Failure {
+    pub(crate) fn new(kind: FailureKind, text: String) -> Self {
+        Self {
+            text,
+            advice: None,
+            kind,
+        }
+    }
+
+    pub(crate) fn other(text: impl Into<String>) -> Self {
+        Self::new(FailureKind::Other, text.into())
+    }
+
+    fn advise(mut self, advice: impl Into<Option<&'static str>>) -> Self {
+        self.advice = advice.into();
+        self
+    }
+}
+
+/// What happened, and what to do.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)?;
+        match self.advice {
+            Some(advice) => write!(f, "; {advice}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What a failure means for what comes next.
@@ -199,10 +255,26 @@ pub enum FailureKind {
     Login,
     /// There is no password to log in with: the same pace.
     Password,
+    /// A file of `[broker.tls]` cannot be used.
+    Files,
+    /// The broker refuses the client certificate, or wants one.
+    Certificate,
     /// The broker does not let this user do what was tried.
     Access,
+    /// A message is larger than the broker takes: the same message fails again.
+    TooLarge {
+        /// Bytes of body that it takes.
+        limit: u64,
+    },
     /// Anything else.
     Other,
+}
+
+impl FailureKind {
+    /// Whether the connection worked until a certain message came.
+    fn is_refusal_of_a_message(self) -> bool {
+        matches!(self, Self::Access | Self::TooLarge { .. })
+    }
 }
 
 /// Keeps a connection for as long as `commands` are to come.
@@ -213,7 +285,7 @@ pub async fn run(
 ) {
     let mut pace = connect::Pace::new();
     let mut patience = settings.confirm_timeout;
-    let unbound = topology::Unbound::default();
+    let mut lasting = publish::Lasting::new(&settings);
     loop {
         for address in &settings.addresses {
             let connecting = Event::Connecting {
@@ -227,7 +299,7 @@ pub async fn run(
                 () = closed(&mut commands) => return,
             };
             let failure = match connected {
-                Ok(connection) => {
+                Ok((connection, socket)) => {
                     let address = address.to_string();
                     if events.send(Event::Connected { address }).is_err() {
                         return;
@@ -235,15 +307,19 @@ pub async fn run(
                     let session = publish::Session::new(
                         &settings,
                         connection,
+                        socket,
                         &events,
-                        unbound.clone(),
+                        &mut lasting,
                         patience,
                     );
                     match session.run(&mut commands).await {
                         publish::End::Closed => return,
                         publish::End::Failed { failure, worked } => {
                             if worked {
-                                pace.reset();
+                                // What is refused now is refused at once again.
+                                if !failure.kind.is_refusal_of_a_message() {
+                                    pace.reset();
+                                }
                                 patience = settings.confirm_timeout;
                             }
                             failure

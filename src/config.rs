@@ -438,6 +438,7 @@ fn within(
 mod tests {
     use super::*;
     use crate::amqp::{Argument, QueueKind};
+    use std::num::NonZeroU64;
     use std::os::unix::fs::PermissionsExt;
 
     pub(super) fn load_text(text: &str) -> Result<Config, String> {
@@ -498,6 +499,7 @@ mod tests {
             connect_timeout = "2s"
             confirm_timeout = "1m"
             max_in_flight = "1MB"
+            max_rate = "10MB/s"
             [[broker.queue]]
             name = "q"
             type = "classic"
@@ -527,6 +529,8 @@ mod tests {
         assert_eq!(config.max_in_flight, 1_000_000);
         assert_eq!(config.broker.confirm_timeout, Duration::from_mins(1));
         assert_eq!(config.broker.addresses.len(), 2);
+        let rate = config.broker.bytes_per_s_max.map(NonZeroU64::get);
+        assert_eq!(rate, Some(10_000_000));
         let topology = &config.broker.topology;
         assert!(!topology.declare);
         assert_eq!(topology.queues[0].kind, QueueKind::Classic);
@@ -673,6 +677,48 @@ mod tests {
         assert!(told.contains("a user without a password"), "{told}");
         let empty = load_text("[broker]\npassword_file = \"\"\n").expect("valid");
         assert_eq!(empty.broker.password_file, None);
+    }
+
+    #[test]
+    fn tls_belongs_to_addresses_that_speak_it_and_its_files_are_only_warned_of() {
+        let with = |url: &str, tls: &str| {
+            load_text(&format!(
+                "[broker]\nurls = [\"{url}\"]\n[broker.tls]\n{tls}\n"
+            ))
+        };
+        let config = with("amqps://a/v", "ca = \"/none/ca\"\nserver_name = \"b\"").expect("valid");
+        assert_eq!(config.broker.tls.ca.as_deref(), Some(Path::new("/none/ca")));
+        assert_eq!(config.broker.tls.server_name.as_deref(), Some("b"));
+        let warned = config.warnings[0].to_string();
+        assert!(
+            warned.contains("fantail.toml:4:6: No such file"),
+            "{warned}"
+        );
+        let both = "cert = \"/none/c\"\nkey = \"/none/k\"";
+        let broker = with("amqps://a/v", both).expect("valid").broker;
+        assert!(broker.logs_in_by_certificate(&broker.addresses[0]));
+        let broker = with("amqps://u:p@a/v", both).expect("valid").broker;
+        assert!(!broker.logs_in_by_certificate(&broker.addresses[0]));
+        for (url, tls, told) in [
+            (
+                "amqp://a",
+                "ca = \"/c\"",
+                "4:6: no address in `urls` begins with amqps://",
+            ),
+            ("amqps://a", "cert = \"/c\"", "4:8: `cert` without `key`"),
+            ("amqps://a", "key = \"/k\"", "4:7: `key` without `cert`"),
+            (
+                "amqps://a",
+                "server_name = \"a:5671\"",
+                "4:15: neither a host name",
+            ),
+            ("amqps://a", "verify = false", "4:1: unknown key `verify`"),
+        ] {
+            let error = with(url, tls).expect_err("refused");
+            assert!(error.contains(&format!("fantail.toml:{told}")), "{error}");
+        }
+        let empty = with("amqp://a", "ca = \"\"\ncert = \"\"").expect("valid");
+        assert_eq!(empty.broker.tls, amqp::Tls::default());
     }
 
     #[test]

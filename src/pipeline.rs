@@ -355,7 +355,6 @@ impl Pipeline {
             amqp::Event::Seen(seen) => self.seen(&seen),
             amqp::Event::Connected { address } => {
                 info!(address, "connected to the broker");
-                self.failure = None;
                 self.act(|relay, _, actions| relay.connected(actions));
             }
             amqp::Event::Disconnected(failure) => {
@@ -363,6 +362,7 @@ impl Pipeline {
                 if self.failure.as_ref() != Some(&failure.text) {
                     warn!(
                         reason = failure.text,
+                        advice = failure.advice,
                         "no connection to the broker; trying again"
                     );
                     self.failure = Some(failure.text);
@@ -372,7 +372,11 @@ impl Pipeline {
             }
             amqp::Event::Outcome { tag, outcome } => {
                 let outcome = match outcome {
-                    amqp::Outcome::Ack => Outcome::Ack,
+                    amqp::Outcome::Ack => {
+                        // A connection alone mends nothing: the next message may be refused again.
+                        self.failure = None;
+                        Outcome::Ack
+                    }
                     amqp::Outcome::Nack => Outcome::Nack,
                     amqp::Outcome::Returned => Outcome::Returned,
                 };

@@ -65,6 +65,8 @@ pub enum RefusalKind {
     Login,
     /// The file with the password.
     Password,
+    /// A file of `[broker.tls]`.
+    Files,
     /// The virtual host is not there.
     NoVirtualHost,
 }
@@ -152,15 +154,15 @@ async fn look_around(
     address: &Address,
     look: bool,
 ) -> Result<Option<Found>, Refusal> {
-    let connection = connect::connect(settings, address)
+    let (connection, _socket) = connect::connect(settings, address)
         .await
         .map_err(|failure| not_let_in(&failure))?;
     let limit = answer_limit(settings);
     let found = if look {
         match tokio::time::timeout(limit, find(&connection, &settings.topology)).await {
             Ok(Ok(found)) => Ok(Some(found)),
-            Ok(Err(error)) => Err(unreachable(connect::text(&error), "")),
-            Err(_) => Err(unreachable(format!("no answer within {limit:?}"), "")),
+            Ok(Err(error)) => Err(unreachable(connect::text(&error), None)),
+            Err(_) => Err(unreachable(format!("no answer within {limit:?}"), None)),
         }
     } else {
         Ok(None)
@@ -177,37 +179,16 @@ fn answer_limit(settings: &Settings) -> Duration {
     settings.connect_timeout.saturating_mul(objects)
 }
 
-fn unreachable(text: String, advice: &'static str) -> Refusal {
+fn unreachable(text: String, advice: Option<&'static str>) -> Refusal {
     Refusal {
         kind: RefusalKind::Unreachable,
         text,
-        advice: (!advice.is_empty()).then_some(advice),
+        advice,
     }
 }
 
 fn not_a_broker(greeting: &Greeting) -> Refusal {
-    let (text, advice) = match greeting {
-        Greeting::Tls => (
-            "answers in TLS, and amqp:// speaks plain AMQP",
-            "write amqps:// for this port, or give the plain port, which is 5672 by default",
-        ),
-        Greeting::Http => (
-            "answers in HTTP: no AMQP broker",
-            "15672 is RabbitMQ's management page; AMQP is 5672 by default",
-        ),
-        Greeting::OtherAmqp => ("speaks another version of AMQP than 0-9-1", ""),
-        Greeting::Closed => (
-            "closes the connection without a word",
-            "probably a TLS port (write amqps:// for it), a proxy without a broker behind it, or \
-             a service that is not AMQP",
-        ),
-        Greeting::Silent => (
-            "accepts the connection and says nothing",
-            "a TLS port, a proxy without a broker behind it, or a broker that is stuck",
-        ),
-        Greeting::Other | Greeting::Broker(_) => ("answers, but not in AMQP", ""),
-        Greeting::Nobody(text) => return unreachable(text.clone(), ""),
-    };
+    let (text, advice) = greeting.not_a_broker();
     unreachable(text.to_owned(), advice)
 }
 
@@ -225,14 +206,24 @@ fn not_let_in(failure: &Failure) -> Refusal {
                  may read",
             ),
         }
-    } else if failure.kind == FailureKind::Login {
+    } else if failure.kind == FailureKind::Files {
+        Refusal {
+            kind: RefusalKind::Files,
+            text,
+            advice: failure.advice,
+        }
+    } else if let FailureKind::Login | FailureKind::Certificate = failure.kind {
         Refusal {
             kind: RefusalKind::Login,
             text,
-            advice: Some(
+            advice: failure.advice.or(Some(
                 "user or password are wrong; guest may log in from the broker's own host only",
-            ),
+            )),
         }
+    } else if not_allowed && text.contains("connection limit") {
+        let advice = "raise or clear the limit: rabbitmqctl clear_user_limits USER all, \
+                      clear_vhost_limits -p VHOST";
+        unreachable(text, Some(advice))
     } else if not_allowed && text.contains("refused for user") {
         Refusal {
             kind: RefusalKind::Login,
@@ -249,7 +240,7 @@ fn not_let_in(failure: &Failure) -> Refusal {
             ),
         }
     } else {
-        unreachable(text, "")
+        unreachable(text, failure.advice)
     }
 }
 

@@ -37,6 +37,38 @@ pub(super) enum Greeting {
     Nobody(String),
 }
 
+impl Greeting {
+    /// What whoever is no broker is, and what to do.
+    pub(super) fn not_a_broker(&self) -> (&str, Option<&'static str>) {
+        match self {
+            Self::Tls => (
+                "answers in TLS, and amqp:// speaks plain AMQP",
+                Some(
+                    "write amqps:// for this port, or give the plain port, which is 5672 by default",
+                ),
+            ),
+            Self::Http => (
+                "answers in HTTP: no AMQP broker",
+                Some("15672 is RabbitMQ's management page; AMQP is 5672 by default"),
+            ),
+            Self::OtherAmqp => ("speaks another version of AMQP than 0-9-1", None),
+            Self::Closed => (
+                "closes the connection without a word",
+                Some(
+                    "probably a TLS port (write amqps:// for it), a proxy without a broker behind \
+                     it, or a service that is not AMQP",
+                ),
+            ),
+            Self::Silent => (
+                "accepts the connection and says nothing",
+                Some("a TLS port, a proxy without a broker behind it, or a broker that is stuck"),
+            ),
+            Self::Other | Self::Broker(_) => ("answers, but not in AMQP", None),
+            Self::Nobody(text) => (text, None),
+        }
+    }
+}
+
 /// Asks, within `limit`.
 pub(super) async fn greet(host: &str, port: u16, limit: Duration) -> Greeting {
     let stream = match timeout(limit, TcpStream::connect((host, port))).await {

@@ -24,10 +24,8 @@ pub(super) async fn read(path: &Path, limit: Duration) -> Result<Secret, Failure
         Ok(Err(_)) => "reading it failed".to_owned(),
         Err(_) => format!("not read within {limit:?}"),
     };
-    Err(Failure {
-        text: format!("password_file {path:?}: {text}"),
-        kind: FailureKind::Password,
-    })
+    let text = format!("password_file {path:?}: {text}");
+    Err(Failure::new(FailureKind::Password, text))
 }
 
 fn read_now(path: &Path) -> io::Result<Secret> {

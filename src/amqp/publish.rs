@@ -10,13 +10,14 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use futures_util::{FutureExt, Stream};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ErrorKind, PublisherConfirm};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::Instant;
 
-use super::connect::failure;
+use super::connect::{Socket, failure};
+use super::throttle::Throttle;
 use super::topology;
-use super::{Attempt, Checked, Command, Event, Failure, FailureKind, Outcome, Settings};
+use super::{Attempt, Checked, Command, Event, Failure, Outcome, Settings};
 use crate::wire::{APP_ID, DELIVERY_MODE, Header, Message};
 
 /// How long a good-bye may take.
@@ -43,10 +44,30 @@ pub(super) enum End {
 /// attaches it to means nothing.
 type Returned = (String, String);
 
+/// What outlives a connection.
+#[derive(Debug)]
+pub(super) struct Lasting {
+    unbound: topology::Unbound,
+    doubts: topology::Doubts,
+    throttle: Throttle,
+}
+
+impl Lasting {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            unbound: topology::Unbound::default(),
+            doubts: topology::Doubts::default(),
+            throttle: Throttle::new(settings.bytes_per_s_max),
+        }
+    }
+}
+
 /// A connection in use.
 pub(super) struct Session<'a> {
     settings: &'a Settings,
     connection: Arc<Connection>,
+    /// Held, not used: with the session it ends.
+    _socket: Socket,
     events: &'a UnboundedSender<Event>,
     patience: Duration,
     outbox: VecDeque<Attempt>,
@@ -56,8 +77,10 @@ pub(super) struct Session<'a> {
     held: Vec<(Attempt, bool)>,
     returned: HashSet<Returned>,
     blocked: bool,
+    /// A message was refused over the channel of now.
+    refused: bool,
     compared: bool,
-    unbound: topology::Unbound,
+    lasting: &'a mut Lasting,
     worked: bool,
 }
 
@@ -65,13 +88,15 @@ impl<'a> Session<'a> {
     pub(super) fn new(
         settings: &'a Settings,
         connection: Connection,
+        socket: Socket,
         events: &'a UnboundedSender<Event>,
-        unbound: topology::Unbound,
+        lasting: &'a mut Lasting,
         patience: Duration,
     ) -> Self {
         Self {
             settings,
             connection: Arc::new(connection),
+            _socket: socket,
             events,
             patience,
             outbox: VecDeque::new(),
@@ -79,8 +104,9 @@ impl<'a> Session<'a> {
             held: Vec::new(),
             returned: HashSet::new(),
             blocked: false,
+            refused: false,
             compared: false,
-            unbound,
+            lasting,
             worked: false,
         }
     }
@@ -89,7 +115,7 @@ impl<'a> Session<'a> {
     pub(super) async fn run(mut self, commands: &mut UnboundedReceiver<Command>) -> End {
         let news = self.connection.events_listener();
         let end = match self.channel().await {
-            Ok(channel) => self.serve(&channel, Box::pin(news), commands).await,
+            Ok(channel) => self.serve(channel, Box::pin(news), commands).await,
             Err(failure) => self.failed(failure),
         };
         if self.connection.status().connected() && !self.blocked {
@@ -110,16 +136,16 @@ impl<'a> Session<'a> {
         };
         match tokio::time::timeout(self.settings.connect_timeout, opening).await {
             Ok(opened) => opened.map_err(|error: lapin::Error| failure(&error)),
-            Err(_) => Err(Failure {
-                text: format!("no channel within {:?}", self.settings.connect_timeout),
-                kind: FailureKind::Other,
-            }),
+            Err(_) => Err(Failure::other(format!(
+                "no channel within {:?}",
+                self.settings.connect_timeout
+            ))),
         }
     }
 
     async fn serve(
         &mut self,
-        channel: &Channel,
+        mut channel: Channel,
         mut news: Pin<Box<dyn Stream<Item = lapin::Event> + Send>>,
         commands: &mut UnboundedReceiver<Command>,
     ) -> End {
@@ -127,13 +153,21 @@ impl<'a> Session<'a> {
         let mut asking: Option<Boxed<Result<Answer, lapin::Error>>> = None;
         let mut silent_since = Instant::now();
         loop {
-            if writing.is_none() && self.may_write() {
-                writing = self.outbox.pop_front().map(|attempt| {
-                    write(channel.clone(), &self.settings.topology.exchange, attempt)
-                });
-            }
+            let now = Instant::now();
+            let held_until = self.lasting.throttle.wait_until(now);
             let owed = writing.is_some() || asking.is_some() || !self.confirms.is_empty();
+            if writing.is_none() && held_until.is_none() && self.may_write() {
+                if let Err(failure) = self.renew(&mut channel).await {
+                    return self.failed(failure);
+                }
+                writing = self.next_write(&channel, now);
+                if writing.is_some() && !owed {
+                    silent_since = now;
+                }
+            }
+            let owed = owed || writing.is_some();
             let waiting = owed && !self.blocked;
+            let held = !self.outbox.is_empty() && writing.is_none() && self.may_write();
             tokio::select! {
                 command = commands.recv() => match command {
                     None => return End::Closed,
@@ -160,7 +194,10 @@ impl<'a> Session<'a> {
                         Ok(confirm) => self.confirms.push(Box::pin(async move {
                             (attempt, confirm.await)
                         })),
-                        Err(error) => return self.failed(failure(&error)),
+                        Err(error) => {
+                            let failure = self.cause(&error).await;
+                            return self.failed(failure);
+                        }
                     }
                 },
                 Some(first) = self.confirms.next(), if !self.confirms.is_empty() => {
@@ -191,18 +228,58 @@ impl<'a> Session<'a> {
                     Some(lapin::Event::Error(error)) if error.is_amqp_soft_error() => {}
                     Some(lapin::Event::Error(error)) => return self.failed(failure(&error)),
                     Some(_) => {}
-                    None => return self.failed(Failure {
-                        text: "the connection ended".to_owned(),
-                        kind: FailureKind::Other,
-                    }),
+                    None => return self.failed(Failure::other("the connection ended")),
                 },
+                () = until(held_until), if held => {}
                 () = tokio::time::sleep_until(silent_since + self.patience), if waiting => {
-                    return End::Silent(Failure {
-                        text: format!("no confirm for {:?}", self.patience),
-                        kind: FailureKind::Other,
-                    });
+                    return End::Silent(Failure::other(format!("no confirm for {:?}", self.patience)));
                 },
             }
+        }
+    }
+
+    /// Takes a new channel after a refusal. With RabbitMQ 3.10 a channel whose first message met a
+    /// quorum queue that had just lost its leader asks for the old one with each further message,
+    /// and refuses them all (rabbit_fifo_client.erl, `enqueue`; measured).
+    async fn renew(&mut self, channel: &mut Channel) -> Result<(), Failure> {
+        let idle = self.confirms.is_empty() && !self.outbox.is_empty();
+        if !self.refused || !idle || self.blocked {
+            return Ok(());
+        }
+        let old = std::mem::replace(channel, self.channel().await?);
+        self.refused = false;
+        // It has nothing to say any more, whatever becomes of it.
+        let closing = old.close(200, "renewed".into());
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
+        Ok(())
+    }
+
+    fn next_write(
+        &mut self,
+        channel: &Channel,
+        now: Instant,
+    ) -> Option<Boxed<(Attempt, lapin::Result<PublisherConfirm>)>> {
+        let attempt = self.outbox.pop_front()?;
+        self.lasting.throttle.spend(attempt.message.body.len(), now);
+        let exchange = &self.settings.topology.exchange;
+        Some(write(channel.clone(), exchange, attempt))
+    }
+
+    /// Why a write failed. One that meets a channel that the broker is closing says only that; why,
+    /// say the confirms of what was written before.
+    async fn cause(&mut self, error: &lapin::Error) -> Failure {
+        if !matches!(error.kind(), ErrorKind::InvalidChannelState(..)) {
+            return failure(error);
+        }
+        let confirms = async {
+            while let Some(first) = self.confirms.next().await {
+                self.confirmed(first, true)?;
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(CLOSE_TIMEOUT, confirms).await {
+            Ok(Err(cause)) => cause,
+            Ok(Ok(())) | Err(_) => failure(error),
         }
     }
 
@@ -224,10 +301,7 @@ impl<'a> Session<'a> {
                 Ok(Confirmation::Ack(message)) => (true, message),
                 Ok(Confirmation::Nack(message)) => (false, message),
                 Ok(Confirmation::NotRequested) => {
-                    return Err(Failure {
-                        text: "the channel is not in confirm mode".to_owned(),
-                        kind: FailureKind::Other,
-                    });
+                    return Err(Failure::other("the channel is not in confirm mode"));
                 }
                 Err(error) => return Err(failure(&error)),
             };
@@ -261,6 +335,7 @@ impl<'a> Session<'a> {
                 true => Outcome::Ack,
             };
             self.worked |= outcome == Outcome::Ack;
+            self.refused |= outcome == Outcome::Nack;
             self.tell(Event::Outcome {
                 tag: attempt.tag,
                 outcome,
@@ -272,7 +347,7 @@ impl<'a> Session<'a> {
         let connection = Arc::clone(&self.connection);
         let topology = self.settings.topology.clone();
         let compare = !self.compared;
-        let unbound = self.unbound.clone();
+        let (unbound, doubts) = (self.lasting.unbound.clone(), self.lasting.doubts.clone());
         Box::pin(async move {
             let (checked, mut seen) = topology::check(&connection, &topology, &unbound).await?;
             if checked != Checked::Good || !compare {
@@ -280,9 +355,7 @@ impl<'a> Session<'a> {
             }
             let comparison =
                 topology::compare_and_bind(&connection, &topology, &unbound, &mut seen).await?;
-            for doubt in comparison.doubtful {
-                tracing::warn!(reason = doubt, "whether a queue is bound is not known");
-            }
+            doubts.are(comparison.doubtful);
             let checked = comparison.wrong.map_or(checked, Checked::Wrong);
             Ok(Answer::Checked(checked, seen, comparison.drift))
         })
@@ -291,7 +364,7 @@ impl<'a> Session<'a> {
     fn make(&self) -> Boxed<Result<Answer, lapin::Error>> {
         let connection = Arc::clone(&self.connection);
         let topology = self.settings.topology.clone();
-        let unbound = self.unbound.clone();
+        let unbound = self.lasting.unbound.clone();
         Box::pin(async move {
             let made = topology::make(&connection, &topology, &unbound).await?;
             Ok(Answer::Made(made))
@@ -340,6 +413,14 @@ enum Answer {
 async fn next<T>(future: &mut Option<Boxed<T>>) -> T {
     match future {
         Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// At that moment, if there is one; otherwise never.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
     }
 }

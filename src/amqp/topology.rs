@@ -40,6 +40,22 @@ impl Unbound {
     }
 }
 
+/// What could not be found out, told when it arises and not again with each connection.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Doubts(Arc<Mutex<BTreeSet<String>>>);
+
+impl Doubts {
+    /// These are there now, and no others.
+    pub(super) fn are(&self, doubts: Vec<String>) {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let doubts = BTreeSet::from_iter(doubts);
+        for doubt in doubts.difference(&told) {
+            tracing::warn!(reason = doubt, "whether a queue is bound is not known");
+        }
+        *told = doubts;
+    }
+}
+
 /// Looks for the exchange and every queue by passive declares, which need no rights, and binds
 /// what is known to be unbound.
 pub(super) async fn check(

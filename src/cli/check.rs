@@ -206,6 +206,7 @@ fn brokers(asked: &[Asked], page: &mut Page) {
         let told = match refusal.kind {
             RefusalKind::Unreachable => format!("cannot be used: {text}"),
             RefusalKind::Password => format!("no password to log in with: {text}"),
+            RefusalKind::Files => format!("TLS cannot begin: {text}"),
             RefusalKind::Login => format!("{product} refuses the login: {text}"),
             RefusalKind::NoVirtualHost => format!("{product} has no such virtual host: {text}"),
         };
@@ -342,6 +343,9 @@ fn judge(examination: &Examination, topology: &Topology) -> Result<(), Failure> 
     }
     if refused(RefusalKind::Password) {
         return Err(failure(77, "the password file cannot be used"));
+    }
+    if refused(RefusalKind::Files) {
+        return Err(failure(77, "a file of [broker.tls] cannot be used"));
     }
     let Some(found) = &examination.found else {
         return Err(if refused(RefusalKind::NoVirtualHost) {

@@ -1,13 +1,15 @@
 //! `[broker]` and `[[broker.queue]]`: how to connect, and what must be there.
 
 use std::collections::{BTreeMap, HashSet};
+use std::num::NonZeroU64;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::raw::{self, Problem, Spot, Table, nearest};
 use super::{at_least, check_name, within};
 use crate::amqp::arguments::{self, grows_without_end, judge};
+use crate::amqp::tls::{self, Identity, Tls};
 use crate::amqp::{self, Address, Argument, Login, QueueKind};
 
 pub(super) fn broker(
@@ -16,6 +18,7 @@ pub(super) fn broker(
 ) -> Option<(amqp::Settings, Duration, usize)> {
     let password_file = password_file(table, problems);
     let addresses = addresses(table, password_file.is_some(), problems);
+    let tls = tls(table, &addresses, problems);
     let exchange = match table.string("exchange", problems) {
         Some(spot) => {
             check_name(&spot, problems);
@@ -44,6 +47,7 @@ pub(super) fn broker(
         16 * 1024 * 1024,
         problems,
     );
+    let bytes_per_s_max = rate(table, problems);
     let queues = queues(table, problems);
     if !queues.is_empty() && queues.iter().all(|queue| !queue.required) {
         let problem = table.problem("no queue is required: nothing would be waited for".to_owned());
@@ -53,21 +57,44 @@ pub(super) fn broker(
     let settings = amqp::Settings {
         addresses,
         password_file,
+        tls,
         connection_name: String::new(),
         connect_timeout,
         heartbeat,
         confirm_timeout,
+        bytes_per_s_max,
         topology: amqp::Topology {
             exchange,
             queues,
             declare,
         },
     };
+    if settings.password_file.is_some() && settings.logs_in_by_certificates_alone() {
+        let text = "with a client certificate and no user in `urls`, no password is needed";
+        let problem = table.problem_of("password_file", text.to_owned());
+        let advice = "leave it out, or write amqps://USER@HOST:PORT/VHOST";
+        problems.push(problem.advise(advice.to_owned()).as_warning());
+    }
     Some((
         settings,
         check_interval,
         usize::try_from(max_in_flight).unwrap_or(usize::MAX),
     ))
+}
+
+/// `max_rate`: a size with `/s` behind it.
+fn rate(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> Option<NonZeroU64> {
+    let spot = table.string("max_rate", problems)?;
+    if spot.value.is_empty() {
+        return None;
+    }
+    let size = spot.value.strip_suffix("/s").map(str::trim_end);
+    let rate = size.and_then(raw::parse_size).and_then(NonZeroU64::new);
+    if rate.is_none() {
+        let problem = spot.problem(format!("not a rate above zero: {:?}", spot.value));
+        problems.push(problem.advise("write \"10MB/s\" or \"512KiB/s\"".to_owned()));
+    }
+    rate
 }
 
 /// The path; what is at it now is only looked at for a warning, since it is read at every connect.
@@ -78,19 +105,97 @@ fn password_file(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> Option<P
     }
     let path = PathBuf::from(&spot.value);
     let doubt = match std::fs::metadata(&path) {
-        Ok(metadata) if metadata.mode() & 0o006 == 0 => None,
-        Ok(metadata) => {
-            let mode = metadata.mode() & 0o777;
-            let text = format!("every user of this host can read or change it (mode {mode:04o})");
-            let advice = format!("chmod o= {}", spot.value);
-            Some((text, Some(advice)))
-        }
+        Ok(_) => open_to_all(&path),
         Err(error) => Some((format!("not there to be read now: {error}"), None)),
     };
     if let Some((text, advice)) = doubt {
         problems.push(spot.problem(text).advise(advice).as_warning());
     }
     Some(path)
+}
+
+/// What to say of a file with a secret in it that every user can reach, and what to do.
+fn open_to_all(path: &Path) -> Option<(String, Option<String>)> {
+    let mode = std::fs::metadata(path).ok()?.mode() & 0o777;
+    if mode & 0o006 == 0 {
+        return None;
+    }
+    let text = format!("every user of this host can read or change it (mode {mode:04o})");
+    let advice = format!("chmod o= {}", path.display());
+    Some((text, Some(advice)))
+}
+
+/// `[broker.tls]`. What is in its files now is only looked at for a warning: they are read at every
+/// connect.
+fn tls(broker: &mut Table<'_>, addresses: &[Address], problems: &mut Vec<Problem>) -> Tls {
+    let mut table = broker.table("tls", problems);
+    let mut text = |key: &str| {
+        let spot = table.string(key, problems);
+        spot.filter(|spot| !spot.value.is_empty())
+    };
+    let (ca, cert, key) = (text("ca"), text("cert"), text("key"));
+    let server_name = text("server_name");
+    table.finish(raw::TLS, problems);
+
+    let encrypted = addresses.iter().any(Address::is_encrypted);
+    let given = [&ca, &cert, &key, &server_name];
+    if let Some(spot) = given.into_iter().flatten().next()
+        && !addresses.is_empty()
+        && !encrypted
+    {
+        let problem = spot.problem("no address in `urls` begins with amqps://".to_owned());
+        let advice = "write amqps:// there (port 5671 by default), or leave [broker.tls] out";
+        problems.push(problem.advise(advice.to_owned()));
+    }
+    match (&cert, &key) {
+        (Some(spot), None) => {
+            let problem = spot.problem("`cert` without `key`".to_owned());
+            problems.push(problem.advise("add `key`, its private key".to_owned()));
+        }
+        (None, Some(spot)) => {
+            let problem = spot.problem("`key` without `cert`".to_owned());
+            problems.push(problem.advise("add `cert`, the certificate of this key".to_owned()));
+        }
+        (Some(_), Some(_)) | (None, None) => {}
+    }
+    if let Some(spot) = &server_name
+        && !tls::is_server_name(&spot.value)
+    {
+        let problem = spot.problem("neither a host name nor an IP address".to_owned());
+        problems.push(problem.advise("without scheme and port".to_owned()));
+    }
+
+    let path = |spot: &Spot<String>| PathBuf::from(&spot.value);
+    let identity = cert.as_ref().zip(key.as_ref());
+    let tls = Tls {
+        ca: ca.as_ref().map(path),
+        identity: identity.map(|(cert, key)| Identity {
+            cert: path(cert),
+            key: path(key),
+        }),
+        server_name: server_name.map(|spot| spot.value),
+    };
+    if !encrypted {
+        return tls;
+    }
+    if let Some(spot) = &key
+        && let Some((text, advice)) = open_to_all(&path(spot))
+    {
+        problems.push(spot.problem(text).advise(advice).as_warning());
+    }
+    if let Some(fault) = tls::fault(&tls) {
+        let spot = match fault.key {
+            "cert" => cert.map(|spot| spot.with(())),
+            "key" => key.map(|spot| spot.with(())),
+            _ => ca.map(|spot| spot.with(())),
+        };
+        let spot = spot.unwrap_or_else(|| broker.spot_of("tls"));
+        let problem = spot
+            .problem(fault.text)
+            .advise(fault.advice.map(str::to_owned));
+        problems.push(problem.as_warning());
+    }
+    tls
 }
 
 fn addresses(

@@ -74,6 +74,8 @@ pub const BROKER: &[&str] = &[
     "tls",
     "queue",
 ];
+/// `[broker.tls]`.
+pub const TLS: &[&str] = &["ca", "cert", "key", "server_name"];
 /// `[[broker.queue]]`.
 pub const QUEUE: &[&str] = &["name", "type", "arguments", "required"];
 
@@ -763,6 +765,7 @@ fn home_of(name: &str) -> Option<&'static str> {
         ("[source.multiline]", MULTILINE),
         ("[batch]", BATCH),
         ("[broker]", BROKER),
+        ("[broker.tls]", TLS),
         ("[[broker.queue]]", QUEUE),
     ];
     let mut homes = tables.iter().filter(|(_, keys)| keys.contains(&name));

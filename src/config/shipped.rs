@@ -56,6 +56,7 @@ fn the_full_file_names_every_key_and_says_truly_which_are_not_built() {
         ("source.multiline", raw::MULTILINE),
         ("batch", raw::BATCH),
         ("broker", raw::BROKER),
+        ("broker.tls", raw::TLS),
         ("broker.queue", raw::QUEUE),
     ];
     for (table, contract) in tables {

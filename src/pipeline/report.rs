@@ -166,7 +166,7 @@ impl Memory {
                 self.broker.set(BrokerState::Connected);
             }
             amqp::Event::Disconnected(failure) => {
-                self.last_error = Some(failure.text.clone());
+                self.last_error = Some(failure.to_string());
                 let had = matches!(
                     self.broker.value,
                     BrokerState::Connected | BrokerState::Blocked
@@ -422,12 +422,7 @@ mod tests {
 
     #[test]
     fn a_connection_is_down_only_after_an_attempt_failed() {
-        let failed = || {
-            amqp::Event::Disconnected(amqp::Failure {
-                text: "refused".to_owned(),
-                kind: amqp::FailureKind::Other,
-            })
-        };
+        let failed = || amqp::Event::Disconnected(amqp::Failure::other("refused"));
         let address = String::new;
         let mut memory = memory();
         let mut states = Vec::new();

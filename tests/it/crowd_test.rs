@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::agent::{Agent, Config};
+use crate::support::agent::{Agent, Config, has_namespaces};
 use crate::support::amqp::Consumer;
 use crate::support::broker::Broker;
 use crate::support::oracle::Ledger;
@@ -131,12 +131,6 @@ fn when_events_are_dropped_everything_is_found_all_the_same() {
     take_until(&broker, &mut ledger, size + 6);
     ledger.assert_clean();
     ledger.assert_no_repeats();
-}
-
-/// Whether this system lets a user have namespaces of its own.
-fn has_namespaces(options: &str) -> bool {
-    let made = Command::new("unshare").args([options, "true"]).output();
-    made.is_ok_and(|made| made.status.success())
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::support::agent::{Agent, Config, open_paths};
 use crate::support::amqp::Consumer;
 use crate::support::broker::Broker;
 use crate::support::cut::Cut;
+use crate::support::is_all;
 use crate::support::logrotate::Logrotate;
 use crate::support::message::Message;
 use crate::support::numbered::{Delivered, Keeping, NumberedWriter, Piece, Recipe, Written};
@@ -130,10 +131,6 @@ impl Amount {
             Self::BRIEF
         }
     }
-}
-
-fn is_all() -> bool {
-    std::env::var_os("FANTAIL_TEST_ALL").is_some()
 }
 
 /// A log that is written and rotated.

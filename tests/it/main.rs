@@ -11,6 +11,7 @@
 
 mod broker_side_test;
 mod check_test;
+mod cluster_test;
 mod completions_test;
 mod configuration_test;
 mod consumers_test;
@@ -22,6 +23,8 @@ mod login_test;
 mod logrotate_test;
 mod numbered_test;
 mod oracle_test;
+mod outages_test;
+mod peers_test;
 mod preview_test;
 mod replay_test;
 mod rotation_test;
@@ -33,5 +36,6 @@ mod status_test;
 )]
 mod support;
 mod support_test;
+mod tls_test;
 mod topology_test;
 mod treatment_test;

@@ -188,7 +188,7 @@ fn a_broker_that_falls_silent_is_given_up_and_a_stop_waits_for_it_as_long_as_set
     broker.pause();
     append(&path, b"one more\n");
     impatient.wait_for_log("no confirm for 1s", MINUTE);
-    impatient.wait_for_log("no connection within 700ms", MINUTE);
+    impatient.wait_for_log("no end of the AMQP handshake within 700ms", MINUTE);
     patient.wait_for_status("something is out", |status| {
         status["broker"]["in_flight_bytes"] != 0
     });

@@ -340,6 +340,12 @@ impl Agent {
     }
 }
 
+/// Whether this system lets a user have namespaces of its own: options of `unshare`.
+pub fn has_namespaces(options: &str) -> bool {
+    let made = Command::new("unshare").args([options, "true"]).output();
+    made.is_ok_and(|made| made.status.success())
+}
+
 /// What the descriptors of a process are open on.
 pub fn open_paths(process: u32) -> Vec<PathBuf> {
     let descriptors = fs::read_dir(format!("/proc/{process}/fd"));

@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::amqp::Amqp;
+use super::certificates::{Authority, Issued};
 use super::debian::{self, Root};
 use super::leash::Leash;
 use super::ports::free_port;
@@ -46,6 +47,9 @@ pub struct Broker {
     amqp_port: u16,
     dist_port: u16,
     epmd_port: u16,
+    /// Whether the port mapper is the node's own, or of a cluster.
+    maps_itself: bool,
+    cookie: String,
     /// Declared before the directory: processes end first.
     leash: Leash,
     directory: TempDir,
@@ -55,7 +59,42 @@ pub struct Broker {
 struct Node {
     server: Process,
     /// The Erlang port mapper, through which `rabbitmqctl` finds the server.
+    _mapper: Option<Process>,
+}
+
+/// Nodes that know each other. The port mapper outlives each of them.
+pub struct Cluster {
+    pub nodes: Vec<Broker>,
     _mapper: Process,
+    _leash: Leash,
+}
+
+impl Cluster {
+    /// So many nodes of RabbitMQ 3.10 that answer.
+    pub fn start(count: usize) -> Self {
+        let mut nodes: Vec<Broker> = (0..count).map(|_| Broker::absent()).collect();
+        let (port, cookie) = (nodes[0].epmd_port, nodes[0].cookie.clone());
+        for node in &mut nodes {
+            (node.epmd_port, node.maps_itself) = (port, false);
+            node.share_cookie(&cookie);
+        }
+        let mapper = Process::spawn("epmd", &mut nodes[0].mapper_command());
+        let mut leash = Leash::on_processes();
+        leash.hold(&[mapper.id()]);
+        wait_for(START, "epmd listens", || listens(port));
+        nodes.iter_mut().for_each(Broker::start_again);
+        let first = nodes[0].node_name();
+        for node in &nodes[1..] {
+            node.ctl(&["stop_app"]);
+            node.ctl(&["join_cluster", &first]);
+            node.ctl(&["start_app"]);
+        }
+        Self {
+            nodes,
+            _mapper: mapper,
+            _leash: leash,
+        }
+    }
 }
 
 impl Broker {
@@ -92,12 +131,14 @@ impl Broker {
             .tempdir()
             .unwrap();
         let leash = Leash::on_processes_and(directory.path());
-        let broker = Self {
+        let mut broker = Self {
             running: None,
             root,
             amqp_port: free_port(),
             dist_port: free_port(),
             epmd_port: free_port(),
+            maps_itself: true,
+            cookie: String::new(),
             leash,
             directory,
         };
@@ -127,13 +168,17 @@ impl Broker {
     /// when it answers an AMQP handshake.
     pub fn start_again(&mut self) {
         assert!(self.running.is_none(), "the broker runs already");
-        let mapper = Process::spawn("epmd", &mut self.mapper_command());
-        self.leash.hold(&[mapper.id()]);
-        let epmd_port = self.epmd_port;
-        wait_for(START, "epmd listens", || listens(epmd_port));
+        let mapper = self.maps_itself.then(|| {
+            let mapper = Process::spawn("epmd", &mut self.mapper_command());
+            self.leash.hold(&[mapper.id()]);
+            let epmd_port = self.epmd_port;
+            wait_for(START, "epmd listens", || listens(epmd_port));
+            mapper
+        });
 
         let server = Process::spawn("rabbitmq-server", &mut self.server_command());
-        self.leash.hold(&[mapper.id(), server.id()]);
+        let processes: Vec<u32> = mapper.iter().chain([&server]).map(Process::id).collect();
+        self.leash.hold(&processes);
         let node = self.running.insert(Node {
             server,
             _mapper: mapper,
@@ -195,6 +240,28 @@ impl Broker {
         out
     }
 
+    /// Listens for TLS, until the node ends, on a new port for each of `listeners`: its certificate,
+    /// the authority of its clients', and whether it refuses those that show none.
+    pub fn listen_for_tls(&self, listeners: &[(&Issued, &Authority, bool)]) -> Vec<u16> {
+        let listen = |(own, clients, required): &(&Issued, &Authority, bool)| {
+            let (port, ca) = (free_port(), clients.pem_path());
+            let expression = format!(
+                "ok = rabbit_networking:start_ssl_listener({{\"127.0.0.1\", {port}}}, \
+                 [{{cacertfile, {ca:?}}}, {{certfile, {:?}}}, {{keyfile, {:?}}}, \
+                 {{verify, verify_peer}}, {{fail_if_no_peer_cert, {required}}}], 1)",
+                own.cert, own.key
+            );
+            (port, expression)
+        };
+        let (ports, expressions): (Vec<_>, Vec<_>) = listeners.iter().map(listen).unzip();
+        let expressions = expressions.join(", ");
+        self.ctl(&[
+            "eval",
+            &format!("application:ensure_all_started(ssl), {expressions}, ok."),
+        ]);
+        ports
+    }
+
     fn node(&self) -> &Node {
         self.running.as_ref().expect("the broker runs")
     }
@@ -223,22 +290,31 @@ impl Broker {
         }
     }
 
-    fn write_configuration(&self) {
+    fn write_configuration(&mut self) {
         // Without the alarm of a disk that is nearly full, which would block publishers.
         let configuration = format!(
-            "listeners.tcp.1 = 127.0.0.1:{}\ndisk_free_limit.absolute = 1MB\nlog.console = false\n",
+            "listeners.tcp.1 = 127.0.0.1:{}\ndisk_free_limit.absolute = 1MB\nlog.console = false\n\
+             auth_mechanisms.1 = PLAIN\nauth_mechanisms.2 = AMQPLAIN\nauth_mechanisms.3 = EXTERNAL\n\
+             ssl_cert_login_from = common_name\nssl_options.verify = verify_peer\n",
             self.amqp_port
         );
         fs::write(self.path("rabbitmq.conf"), configuration).unwrap();
-        fs::write(self.path("enabled_plugins"), "[].\n").unwrap();
-        fs::create_dir(self.path("home")).unwrap();
-        let cookie = self.path("home/.erlang.cookie");
         fs::write(
-            &cookie,
-            format!("fantail-{}-{}", std::process::id(), self.amqp_port),
+            self.path("enabled_plugins"),
+            "[rabbitmq_auth_mechanism_ssl].\n",
         )
         .unwrap();
-        fs::set_permissions(&cookie, Permissions::from_mode(0o400)).unwrap();
+        fs::create_dir(self.path("home")).unwrap();
+        let cookie = format!("fantail-{}-{}", std::process::id(), self.amqp_port);
+        self.share_cookie(&cookie);
+    }
+
+    fn share_cookie(&mut self, cookie: &str) {
+        cookie.clone_into(&mut self.cookie);
+        let path = self.path("home/.erlang.cookie");
+        let _ = fs::remove_file(&path);
+        fs::write(&path, cookie).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o400)).unwrap();
     }
 
     fn mapper_command(&self) -> Command {

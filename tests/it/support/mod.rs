@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod amqp;
 pub mod broker;
+pub mod certificates;
 pub mod cut;
 pub mod debian;
 pub mod json;
@@ -19,3 +20,8 @@ pub mod random;
 pub mod readme;
 pub mod wait;
 pub mod writers;
+
+/// Whether the longer sweeps are wanted too (`tests/run --all`).
+pub fn is_all() -> bool {
+    std::env::var_os("FANTAIL_TEST_ALL").is_some()
+}

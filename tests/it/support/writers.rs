@@ -3,10 +3,15 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::random::Random;
+
+/// Between two lines of a [`Load`].
+const LOAD_PAUSE: Duration = Duration::from_micros(500);
 
 const LEVELS: [&str; 4] = ["DEBUG", "INFO", "WARN", "ERROR"];
 
@@ -128,6 +133,39 @@ impl Writer {
     /// Waits until everything is written.
     pub fn finish(self) {
         self.thread.join().expect("the writer wrote everything");
+    }
+}
+
+/// A thread that appends numbered lines, some dozens of kilobytes a second, until it is stopped.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<u8>>,
+}
+
+impl Load {
+    pub fn start(path: &Path, name: &str) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (mut file, stopped, name) = (appended(path), Arc::clone(&stop), name.to_owned());
+        let thread = std::thread::spawn(move || {
+            let mut written = Vec::new();
+            for number in 1_u64.. {
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                let line = format!("{name} {number} at {LOAD_PAUSE:?}\n");
+                file.write_all(line.as_bytes()).unwrap();
+                written.extend(line.into_bytes());
+                std::thread::sleep(LOAD_PAUSE);
+            }
+            written
+        });
+        Self { stop, thread }
+    }
+
+    /// Everything that it wrote.
+    pub fn stop(self) -> Vec<u8> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the writer wrote")
     }
 }
 
