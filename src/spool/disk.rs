@@ -14,7 +14,7 @@ use crate::sys;
 
 /// Directory, below the spool's own, of segments that were damaged.
 pub const ASIDE: &str = "damaged";
-const LOCK: &str = "lock";
+pub(super) const LOCK: &str = "lock";
 
 /// What stands under a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +65,12 @@ pub trait Disk: fmt::Debug {
     /// # Errors
     /// As `open(2)`; `InvalidInput` when it is no regular file.
     fn open(&self, name: &str) -> io::Result<Self::File>;
+
+    /// Opens a regular file for reading and writing.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    fn open_to_write(&self, name: &str) -> io::Result<Self::File>;
 
     /// Makes a file that is not there yet, for its owner alone.
     ///
@@ -269,6 +275,10 @@ impl Disk for RealDisk {
 
     fn open(&self, name: &str) -> io::Result<File> {
         self.open_as(name, OFlags::RDONLY)
+    }
+
+    fn open_to_write(&self, name: &str) -> io::Result<File> {
+        self.open_as(name, OFlags::RDWR)
     }
 
     fn create(&self, name: &str) -> io::Result<File> {
