@@ -77,6 +77,9 @@ pub const BROKER: &[&str] = &[
 /// `[[broker.queue]]`.
 pub const QUEUE: &[&str] = &["name", "type", "arguments", "required"];
 
+/// `[spool]`.
+pub const SPOOL: &[&str] = &["dir", "max_bytes", "min_free", "segment_bytes", "when_full"];
+
 /// One thing that is wrong, or looks wrong, and where.
 #[derive(Clone, Debug)]
 pub struct Problem {
@@ -764,6 +767,7 @@ fn home_of(name: &str) -> Option<&'static str> {
         ("[batch]", BATCH),
         ("[broker]", BROKER),
         ("[[broker.queue]]", QUEUE),
+        ("[spool]", SPOOL),
     ];
     let mut homes = tables.iter().filter(|(_, keys)| keys.contains(&name));
     match (homes.next(), homes.next()) {

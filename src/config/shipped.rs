@@ -57,6 +57,7 @@ fn the_full_file_names_every_key_and_says_truly_which_are_not_built() {
         ("batch", raw::BATCH),
         ("broker", raw::BROKER),
         ("broker.queue", raw::QUEUE),
+        ("spool", raw::SPOOL),
     ];
     for (table, contract) in tables {
         for key in contract {
