@@ -420,9 +420,15 @@ impl<D: Disk> Surveyor<'_, D> {
         Ok(summary.map(|summary| (begin, summary)))
     }
 
+    /// What the next segment that has a header says.
+    fn next_header(&self, index: usize) -> Option<Header> {
+        let mut later = self.looked[index + 1..].iter();
+        later.find_map(|later| later.header)
+    }
+
     /// Whether nothing in this segment was ever durable: the next one does not know it.
     fn is_given_up(&self, index: usize) -> bool {
-        let next = self.looked.get(index + 1).and_then(|next| next.header);
+        let next = self.next_header(index);
         let previous = next.map(|next| next.previous.map_or(0, |place| place.segment));
         previous.is_some_and(|previous| previous < self.looked[index].number)
     }
@@ -430,7 +436,7 @@ impl<D: Disk> Surveyor<'_, D> {
     /// Where this segment ends, by what the next one says of it.
     fn told_end(&self, index: usize) -> Option<u64> {
         let number = self.looked[index].number;
-        let previous = self.looked.get(index + 1)?.header?.previous;
+        let previous = self.next_header(index)?.previous;
         let place = previous.unwrap_or(Place {
             segment: 0,
             offset: 0,
