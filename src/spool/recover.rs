@@ -51,11 +51,13 @@ pub(super) fn survey<D: Disk>(
         // One of another spool is as good as none.
         segment.header = segment.header.filter(|header| header.id == id);
     }
+    let least_after = least_after(&looked);
     let from = |from| Surveyor {
         disk,
         directory,
         id,
         looked: &looked,
+        least_after: &least_after,
         from,
         from_exists: false,
         unproved: None,
@@ -136,6 +138,24 @@ fn look_at<D: Disk>(disk: &D, directory: &Path, number: u64) -> Result<Option<Lo
     }))
 }
 
+/// For each segment the least number that a later one names as the one before it.
+fn least_after(looked: &[Looked]) -> Vec<u64> {
+    let mut least = u64::MAX;
+    let mut numbers: Vec<u64> = looked
+        .iter()
+        .rev()
+        .map(|segment| {
+            let after = least;
+            let previous = segment.header.map(|header| header.previous);
+            let named = previous.map(|previous| previous.map_or(0, |place| place.segment));
+            least = least.min(named.unwrap_or(u64::MAX));
+            after
+        })
+        .collect();
+    numbers.reverse();
+    numbers
+}
+
 /// The id that state.db knows, if a segment has it; else that of the last segment that has one.
 fn id_of(looked: &[Looked], confirmed: Option<(SpoolId, Place)>) -> Option<SpoolId> {
     let ids = || looked.iter().rev().filter_map(|segment| segment.header);
@@ -183,6 +203,7 @@ struct Surveyor<'a, D> {
     directory: &'a Path,
     id: SpoolId,
     looked: &'a [Looked],
+    least_after: &'a [u64],
     /// Everything before is confirmed.
     from: Option<Place>,
     /// There is, or was, something at `from`.
@@ -420,17 +441,18 @@ impl<D: Disk> Surveyor<'_, D> {
         Ok(summary.map(|summary| (begin, summary)))
     }
 
-    /// What the next segment that has a header says.
+    /// What the next segment that has a header, and counts, says.
     fn next_header(&self, index: usize) -> Option<Header> {
-        let mut later = self.looked[index + 1..].iter();
-        later.find_map(|later| later.header)
+        let mut later = index + 1..self.looked.len();
+        later.find_map(|later| {
+            let header = self.looked[later].header;
+            header.filter(|_| !self.is_given_up(later))
+        })
     }
 
-    /// Whether nothing in this segment was ever durable: the next one does not know it.
+    /// Whether nothing in this segment was ever durable: a later one goes on where an earlier one ends.
     fn is_given_up(&self, index: usize) -> bool {
-        let next = self.next_header(index);
-        let previous = next.map(|next| next.previous.map_or(0, |place| place.segment));
-        previous.is_some_and(|previous| previous < self.looked[index].number)
+        self.least_after[index] < self.looked[index].number
     }
 
     /// Where this segment ends, by what the next one says of it.
