@@ -6,6 +6,7 @@ mod generate;
 mod page;
 mod preview;
 mod run;
+mod spool;
 mod status;
 
 use std::path::PathBuf;
@@ -69,6 +70,9 @@ enum Command {
     /// Asks the running agent how it is.
     #[command(after_help = status::EXAMPLES)]
     Status(status::Arguments),
+    /// Looks into the spool, also while the agent runs.
+    #[command(after_help = spool::EXAMPLES)]
+    Spool(spool::Arguments),
     /// Prints what a shell needs to complete fantail's commands.
     #[command(after_help = generate::EXAMPLES)]
     Completions {
@@ -105,6 +109,7 @@ pub fn main() -> ExitCode {
         Command::Check { connect, all } => check::run(&common.config, *connect, *all),
         Command::Preview(arguments) => preview::run(&common.config, arguments),
         Command::Status(arguments) => status::run(&common.config, arguments),
+        Command::Spool(arguments) => spool::run(&common.config, arguments),
         Command::Completions { shell } => generate::completions(Arguments::command(), *shell),
         Command::Man { directory } => generate::man(Arguments::command(), directory),
     };

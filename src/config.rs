@@ -7,6 +7,7 @@ pub mod raw;
 #[cfg(test)]
 mod shipped;
 mod source;
+mod spool;
 mod treatment;
 
 use std::collections::HashSet;
@@ -26,6 +27,7 @@ pub use raw::nearest;
 use raw::{Document, Problem, Spot, Table};
 pub use source::Source;
 use source::sources;
+pub use spool::{Spool, WhenFull};
 use treatment::{Labels, labels};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -67,6 +69,8 @@ pub struct Config {
     pub check_interval: Duration,
     /// Bytes that may be published and not acknowledged.
     pub max_in_flight: usize,
+    /// Where batches wait while the broker does not take them.
+    pub spool: Spool,
     /// What can be used, and is probably not meant.
     pub warnings: Vec<Problem>,
 }
@@ -132,6 +136,27 @@ pub fn control(path: &Path) -> Result<PathBuf, ConfigError> {
     }
 }
 
+/// Where the daemon that runs with the configuration at `path` has its spool. Looks at `[agent]` and
+/// `[spool]` alone.
+///
+/// # Errors
+/// What is wrong with those.
+pub fn spool_directory(path: &Path) -> Result<PathBuf, ConfigError> {
+    let environment = |name: &str| std::env::var(name).ok();
+    let mut problems = Vec::new();
+    let directory = Document::read(path, &mut problems).and_then(|document| {
+        let mut root = document.root(&environment, &mut problems)?;
+        let mut section = root.table("agent", &mut problems);
+        let state_dir = agent(&mut section, &mut problems)?.state_dir;
+        let mut section = root.table("spool", &mut problems);
+        Some(spool::directory(&mut section, &state_dir, &mut problems))
+    });
+    match directory {
+        Some(directory) if problems.is_empty() => Ok(directory),
+        _ => Err(ConfigError(problems)),
+    }
+}
+
 fn load_with(
     path: &Path,
     environment: &dyn Fn(&str) -> Option<String>,
@@ -192,6 +217,7 @@ struct Parts {
     labels: Labels,
     batch: Option<Batch>,
     broker: Option<(amqp::Settings, Duration, usize)>,
+    spool: Option<Spool>,
     sources: Vec<Source>,
     names: HashSet<Arc<str>>,
     /// Problems that there are if bodies are bare bytes.
@@ -225,6 +251,7 @@ impl Parts {
             broker,
             check_interval,
             max_in_flight,
+            spool: self.spool?,
             warnings: Vec::new(),
         })
     }
@@ -250,6 +277,11 @@ fn main_file(
     let mut section = root.table("broker", problems);
     parts.broker = broker(&mut section, problems);
     section.finish(raw::BROKER, problems);
+    let mut section = root.table("spool", problems);
+    let state_dir = parts.agent.as_ref().map(|agent| &*agent.state_dir);
+    let state_dir = state_dir.unwrap_or(Path::new(STATE_DIR));
+    parts.spool = Some(spool::spool(&mut section, state_dir, problems));
+    section.finish(raw::SPOOL, problems);
     root.finish(raw::ROOT, problems);
 }
 

@@ -8,6 +8,7 @@ pub mod ledger;
 pub mod lines;
 pub mod publish;
 pub mod relay;
+pub mod spool;
 pub mod state;
 pub mod tail;
 pub mod treat;

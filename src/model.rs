@@ -60,7 +60,37 @@ hex_id! {
     MessageId
 }
 
+hex_id! {
+    /// One spool: its directory from the first segment on. Random; in the header of each segment.
+    SpoolId
+}
+
+/// Where an entry of the spool begins. Ordered as entries were appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SpoolPlace {
+    /// Number of the segment.
+    pub segment: u64,
+    /// Bytes from the beginning of its file.
+    pub offset: u64,
+}
+
+impl fmt::Display for SpoolPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "segment {} at byte {}", self.segment, self.offset)
+    }
+}
+
 impl AgentId {
+    /// A new random id.
+    ///
+    /// # Errors
+    /// The kernel's random source failed.
+    pub fn random() -> Result<Self, getrandom::Error> {
+        random_bytes().map(Self)
+    }
+}
+
+impl SpoolId {
     /// A new random id.
     ///
     /// # Errors
@@ -223,6 +253,8 @@ pub enum Skipped {
     Deleted,
     /// The file was compressed, and what it was compressed into is damaged.
     Damaged,
+    /// The spool was full, and the oldest of it was given up.
+    DropOldest,
 }
 
 impl Skipped {
@@ -236,6 +268,7 @@ impl Skipped {
             Self::Hole => "hole",
             Self::Deleted => "deleted",
             Self::Damaged => "damaged",
+            Self::DropOldest => "drop_oldest",
         }
     }
 }

@@ -79,6 +79,9 @@ pub const TLS: &[&str] = &["ca", "cert", "key", "server_name"];
 /// `[[broker.queue]]`.
 pub const QUEUE: &[&str] = &["name", "type", "arguments", "required"];
 
+/// `[spool]`.
+pub const SPOOL: &[&str] = &["dir", "max_bytes", "min_free", "segment_bytes", "when_full"];
+
 /// One thing that is wrong, or looks wrong, and where.
 #[derive(Clone, Debug)]
 pub struct Problem {
@@ -767,6 +770,7 @@ fn home_of(name: &str) -> Option<&'static str> {
         ("[broker]", BROKER),
         ("[broker.tls]", TLS),
         ("[[broker.queue]]", QUEUE),
+        ("[spool]", SPOOL),
     ];
     let mut homes = tables.iter().filter(|(_, keys)| keys.contains(&name));
     match (homes.next(), homes.next()) {

@@ -58,6 +58,7 @@ fn the_full_file_names_every_key_and_says_truly_which_are_not_built() {
         ("broker", raw::BROKER),
         ("broker.tls", raw::TLS),
         ("broker.queue", raw::QUEUE),
+        ("spool", raw::SPOOL),
     ];
     for (table, contract) in tables {
         for key in contract {

@@ -18,20 +18,21 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("publish", &[]),
     ("ledger", &[]),
     ("amqp", &[]),
+    ("spool", &[]),
     ("state", &[]),
-    ("config", &["amqp", "lines", "tail", "treat"]),
+    ("config", &["amqp", "lines", "spool", "tail", "treat"]),
     (
         "pipeline",
         &[
-            "amqp", "batch", "config", "lane", "publish", "relay", "state", "status", "tail",
-            "treat",
+            "amqp", "batch", "config", "lane", "publish", "relay", "spool", "state", "status",
+            "tail", "treat",
         ],
     ),
     ("daemon", &["config", "pipeline", "state", "status"]),
     (
         "cli",
         &[
-            "amqp", "config", "daemon", "pipeline", "state", "status", "tail",
+            "amqp", "config", "daemon", "pipeline", "spool", "state", "status", "tail",
         ],
     ),
     ("model", &[]),

@@ -29,6 +29,7 @@ mod preview_test;
 mod replay_test;
 mod rotation_test;
 mod settings_test;
+mod spool_test;
 mod status_test;
 #[allow(
     dead_code,
