@@ -143,6 +143,11 @@ impl Open {
         }
     }
 
+    /// From now on a batch is full at so many bytes of body, or earlier.
+    pub fn limit(&mut self, bytes_max: usize) {
+        self.limits.bytes_max = self.limits.bytes_max.min(bytes_max);
+    }
+
     /// Accounts for nothing yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -353,6 +358,7 @@ impl Closed {
             coding: self.coding,
             body: self.body,
             closed_at: self.closed_at,
+            stored: None,
             permit,
         }
     }

@@ -16,6 +16,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::ConfigError;
 use crate::daemon::DaemonError;
+use crate::spool::SpoolError;
 use crate::state::StateError;
 use crate::telemetry::{self, LogFormat};
 
@@ -142,12 +143,25 @@ impl From<DaemonError> for Failure {
     fn from(error: DaemonError) -> Self {
         let code = match &error {
             DaemonError::State(error) => state_code(error),
+            DaemonError::Spool(error) => spool_code(error),
             DaemonError::Stage(_) | DaemonError::Runtime(_) => 70,
         };
         Self {
             text: format!("error: {error}"),
             code,
         }
+    }
+}
+
+fn spool_code(error: &SpoolError) -> u8 {
+    match error {
+        SpoolError::Locked(_) => 75,
+        SpoolError::Newer { .. } => 78,
+        SpoolError::Planted { .. } => 77,
+        SpoolError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            77
+        }
+        SpoolError::Io { .. } => 74,
     }
 }
 

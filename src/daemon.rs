@@ -8,8 +8,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::pipeline::{self, StageEnded, Watch};
-use crate::state::{State, StateError};
+use crate::pipeline::{self, Opened, StageEnded, Watch};
+use crate::spool::{self, RealDisk, Spool, SpoolError};
+use crate::state::{Change, State, StateError};
 use crate::sys;
 use crate::telemetry::Recent;
 use control::Control;
@@ -20,6 +21,9 @@ pub enum DaemonError {
     /// The state directory cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The spool cannot be used.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
     /// A stage ended early.
     #[error(transparent)]
     Stage(#[from] StageEnded),
@@ -39,7 +43,14 @@ pub fn run(config: &Config, recent: Recent) -> Result<(), DaemonError> {
         .iter()
         .map(|source| source.name.clone())
         .collect();
-    let (state, loaded) = State::open(&config.state_dir, &names)?;
+    let (mut state, loaded) = State::open(&config.state_dir, &names)?;
+    let (spool, recovered) =
+        Spool::open(RealDisk::new(), spool_options(config), loaded.spool_done)?;
+    if let (Some(from), true) = (recovered.from, recovered.ignored) {
+        // The place that the state has may come to be later, and would skip what is there then.
+        state.save(Change::SpoolDone(spool.id(), from))?;
+    }
+    let spool = Opened { spool, recovered };
     let limit = sys::raise_open_files_limit();
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -65,12 +76,22 @@ pub fn run(config: &Config, recent: Recent) -> Result<(), DaemonError> {
     let watch = Watch { recent, questions };
     let ran = runtime.block_on(async {
         let stop = stop_signal().map_err(DaemonError::Runtime)?;
-        Ok(pipeline::run(config, state, loaded, watch, stop).await?)
+        Ok(pipeline::run(config, state, loaded, spool, watch, stop).await?)
     });
     drop(control);
     // A task that hangs in the library must not keep the process.
     runtime.shutdown_background();
     ran
+}
+
+fn spool_options(config: &Config) -> spool::Options {
+    let spool = &config.spool;
+    spool::Options {
+        directory: spool.directory.clone(),
+        bytes_max: spool.bytes_max,
+        segment_bytes: spool.segment_bytes,
+        free_min: spool.free_min,
+    }
 }
 
 /// Completes with the first SIGTERM or SIGINT; from then on another one ends the process.

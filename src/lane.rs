@@ -5,6 +5,7 @@
 mod account;
 mod groups;
 mod place;
+mod salvage;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 
 use crate::batch::{self, Closed, Compressor, Open};
-use crate::model::credit::Credit;
+use crate::model::credit::{Credit, MESSAGE_OVERHEAD};
 use crate::model::{Batch, Compression, Confirmed, FileId, Format, Rewind, Skipped};
 use crate::tail::discover::Scan;
 use crate::tail::reader::{Filled, Scratch};
@@ -30,8 +31,6 @@ const QUANTUM: usize = 256 * 1024;
 pub(crate) const FEW_UNACKNOWLEDGED: usize = 4;
 /// How often it is looked at what was waited for long enough, and what deleted files pin.
 const CARE_INTERVAL: Duration = Duration::from_secs(1);
-/// What a message takes of the window beside its body.
-const MESSAGE_OVERHEAD: usize = 1024;
 
 /// What a lane is told.
 #[derive(Debug)]
@@ -48,10 +47,14 @@ pub enum Input {
     Confirmed(Vec<Confirmed>),
     /// Read these files again.
     Rewind(Vec<Rewind>),
+    /// The broker takes bodies of at most so many bytes: batches are full before that.
+    Limit(usize),
     /// Say how it is; answered within a quantum, room or no room.
     Report(oneshot::Sender<Report>),
-    /// Read no more, hand over what has gathered, and end. Told again: end at once.
+    /// Read no more, and hand over what has gathered. Told again: end at once.
     Stop,
+    /// After a stop: read deleted files to their end, because nobody can later, and end.
+    Salvage,
 }
 
 /// What a lane brings forth.
@@ -63,6 +66,13 @@ pub enum Output {
     Batch(Batch),
     /// So many bytes cannot be delivered any more; each byte is told once.
     Lost(Skipped, u64),
+    /// A batch finds no room in the window. Told again if it finds none after room came back.
+    Full,
+    /// After a stop: everything that had gathered was handed over.
+    Stopped {
+        /// Something of deleted files is not confirmed: nobody can read it later.
+        deleted: bool,
+    },
 }
 
 /// How a lane is.
@@ -168,6 +178,8 @@ pub struct Lane<S: Fn(Output)> {
     /// One per source.
     counts: Vec<Count>,
     full_since: Option<Instant>,
+    /// It was told that there is no room.
+    told_full: bool,
     scanned: Option<Instant>,
 }
 
@@ -221,6 +233,7 @@ impl<S: Fn(Output)> Lane<S> {
             parked: std::collections::VecDeque::new(),
             counts: vec![Count::default(); sources],
             full_since: None,
+            told_full: false,
             scanned: None,
         }
     }
@@ -274,13 +287,32 @@ impl<S: Fn(Output)> Lane<S> {
         self.tell();
         while !self.parked.is_empty() {
             match inputs.recv() {
-                Ok(Input::Room) => self.hand_over(),
-                Ok(Input::Report(reply)) => self.report(reply),
                 // Told a second time: nobody is left to hand anything to.
                 Ok(Input::Stop) | Err(_) => return,
-                // Nothing is read any more, so there is nothing to look for or to go back to.
-                Ok(_) => {}
+                Ok(Input::Salvage) => return self.salvage(inputs),
+                Ok(input) => self.take_stopped(input),
             }
+        }
+        let deleted = self.tail.has_deleted_unconfirmed();
+        (self.send)(Output::Stopped { deleted });
+        loop {
+            match inputs.recv() {
+                Ok(Input::Salvage) => return self.salvage(inputs),
+                Ok(Input::Stop) | Err(_) => return,
+                Ok(input) => self.take_stopped(input),
+            }
+        }
+    }
+
+    /// What still matters when nothing new is looked for.
+    fn take_stopped(&mut self, input: Input) {
+        match input {
+            Input::Scan(_) | Input::Written => {}
+            Input::Room => {
+                self.told_full = false;
+                self.hand_over();
+            }
+            input => self.take(input, Instant::now()),
         }
     }
 
@@ -296,15 +328,16 @@ impl<S: Fn(Output)> Lane<S> {
                 }
             }
             Input::Written => self.tail.hint(self.hints.take(), now),
-            Input::Room => {}
+            Input::Room => self.told_full = false,
             Input::Registered(ids) => ids.into_iter().for_each(|id| self.tail.registered(id)),
             Input::Confirmed(confirmed) => {
                 self.tail.confirmed(&confirmed, now);
             }
+            Input::Limit(bytes) => self.open.iter_mut().for_each(|open| open.limit(bytes)),
             Input::Rewind(rewinds) => self.rewind(&rewinds, now),
             Input::Report(reply) => self.report(reply),
-            // Both callers of this function return at once on a stop.
-            Input::Stop => {}
+            // All callers of this function deal with these themselves.
+            Input::Stop | Input::Salvage => {}
         }
     }
 
@@ -555,6 +588,9 @@ impl<S: Fn(Output)> Lane<S> {
         while let Some(closed) = self.parked.front() {
             let Some(permit) = self.credit.take(closed.len() + MESSAGE_OVERHEAD) else {
                 self.full_since.get_or_insert_with(Instant::now);
+                if !std::mem::replace(&mut self.told_full, true) {
+                    (self.send)(Output::Full);
+                }
                 return;
             };
             // News of a file goes before the bytes of the file.

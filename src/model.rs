@@ -251,7 +251,7 @@ pub enum Skipped {
     Hole,
     /// The file was deleted before they could be read.
     Deleted,
-    /// The file was compressed, and what it was compressed into is damaged.
+    /// What they were compressed into, or the spool that held them, is damaged.
     Damaged,
     /// The spool was full, and the oldest of it was given up.
     DropOldest,
@@ -357,8 +357,20 @@ pub struct Batch {
     pub body: Bytes,
     /// When the batch was closed: seconds since 1970.
     pub closed_at: u64,
+    /// Where it lies in the spool, if it came from there: then it can be dropped without being read
+    /// from its files again.
+    pub stored: Option<Stored>,
     /// Place in the window, given back when this batch is acknowledged or dropped.
     pub permit: Permit,
+}
+
+/// Where a batch lies in the spool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Its entry begins there.
+    pub at: SpoolPlace,
+    /// What comes behind it is behind this place.
+    pub behind: SpoolPlace,
 }
 
 /// What proves that an open file is the one that we know.

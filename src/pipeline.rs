@@ -3,6 +3,7 @@
 
 pub mod preview;
 mod report;
+mod store;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,14 +13,16 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::amqp::{self, Checked, Command, FailureKind};
-use crate::config::Config;
+use crate::config::{Config, WhenFull};
 use crate::lane::{self, Input, Lane, Output};
 use crate::model::credit::Credit;
+use crate::model::{Range, Skipped};
 use crate::publish::{Outcome, Queue, Target};
-use crate::relay::{self, Action, Notice, Relay, Verdict};
+use crate::relay::{self, Action, Appended, Flow, Looked, Notice, Relay, Verdict};
+use crate::spool::worker::{News, Order, Worker};
 use crate::state::{Change, Durable, Loaded, State};
 use crate::sys;
 use crate::tail::descriptors::{Limits, open_files_max};
@@ -29,7 +32,10 @@ use crate::tail::{Event, Source, Tail};
 use crate::telemetry::Recent;
 use crate::treat::Treatment;
 use crate::wire::Sender as WireSender;
+use store::Store;
+
 pub use report::{Ask, Question, Questions, Silent, questions};
+pub use store::Opened;
 
 /// Of the time that a stop may take, so much is kept for saving the state and for the good-bye.
 const STOP_RESERVE: Duration = Duration::from_secs(2);
@@ -56,10 +62,11 @@ pub async fn run(
     config: &Config,
     state: State,
     loaded: Loaded,
+    spool: Opened,
     watch: Watch,
     stop: impl Future<Output = ()>,
 ) -> Result<(), StageEnded> {
-    let mut pipeline = Pipeline::start(config, state, loaded, watch);
+    let mut pipeline = Pipeline::start(config, state, loaded, spool, watch);
     info!("ready");
     let stopped_at = pipeline.serve(stop).await?;
     let until = stopped_at + config.shutdown_timeout;
@@ -76,6 +83,8 @@ struct Pipeline {
     lane: Sender<Input>,
     waker: Waker,
     outputs: UnboundedReceiver<Output>,
+    store: Store,
+    news: UnboundedReceiver<News>,
     changes: Option<Sender<Change>>,
     durable: UnboundedReceiver<Durable>,
     commands: Option<UnboundedSender<Command>>,
@@ -89,8 +98,27 @@ struct Pipeline {
     /// and those of them that were told to be absent.
     absent: HashSet<Arc<str>>,
     credit: Credit,
+    reading: Credit,
     questions: Questions,
     memory: report::Memory,
+    /// The lane has handed over what it had,
+    stopped: Option<Stopped>,
+    /// and the relay was told that no more comes.
+    closed: bool,
+}
+
+/// What the lane said when it had handed over what it had.
+#[derive(Clone, Copy, Debug)]
+struct Stopped {
+    /// Something of deleted files is not confirmed.
+    deleted: bool,
+}
+
+/// How waiting ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waited {
+    Done,
+    TimeIsUp,
 }
 
 /// Tells that a thread has ended, however it did.
@@ -104,7 +132,13 @@ impl Drop for TellEnd {
 }
 
 impl Pipeline {
-    fn start(config: &Config, state: State, loaded: Loaded, watch: Watch) -> Self {
+    fn start(
+        config: &Config,
+        state: State,
+        mut loaded: Loaded,
+        spool: Opened,
+        watch: Watch,
+    ) -> Self {
         let (tell_end, ended) = unbounded_channel();
         let spawn = |name: &'static str, work: Box<dyn FnOnce() + Send>| {
             let tell = TellEnd(name, tell_end.clone());
@@ -144,6 +178,39 @@ impl Pipeline {
                 let _ = lane.send(Input::Room);
             })
         };
+        let reading = Credit::new(config.max_in_flight, || {});
+        let Opened { spool, recovered } = spool;
+        let begin = recovered.from.unwrap_or_else(|| spool.begin());
+        let flow = Flow {
+            credit: credit.clone(),
+            reading: reading.clone(),
+            begin,
+            end: spool.end(),
+            left: if begin < spool.end() { u64::MAX } else { 0 },
+        };
+        let mut relay = relay(config, sender.clone(), flow);
+        let (spooled, made) = store::take_in(recovered, &mut loaded);
+        spooled.iter().for_each(|spooled| spooled.tell(&mut relay));
+        for record in made {
+            // The state stage has ended, and that is noticed by its end.
+            let _ = changes.send(Change::Register(record));
+        }
+        let (orders, order_inputs) = channel();
+        let (tell_news, news) = unbounded_channel();
+        let store = Store::new(spool.id(), orders);
+        let work = {
+            let (reading, drop_oldest) = (
+                reading.clone(),
+                config.spool.when_full == WhenFull::DropOldest,
+            );
+            move || {
+                let tell = move |told| {
+                    let _ = tell_news.send(told);
+                };
+                Worker::new(spool, begin, reading, drop_oldest, tell).run(&order_inputs);
+            }
+        };
+        spawn("spool", Box::new(work));
         let options = lane_options(config);
         let intervals = config.sources.iter().map(|source| source.poll_interval);
         let poll_interval = intervals.min().unwrap_or(Duration::from_secs(60));
@@ -157,7 +224,7 @@ impl Pipeline {
         let tail = tail(config, loaded);
         let treatments = treatments(config);
         let work = {
-            let (sender, hints, credit) = (sender.clone(), hints.clone(), credit.clone());
+            let (hints, credit) = (hints.clone(), credit.clone());
             move || {
                 let send = move |output| {
                     let _ = tell_output.send(output);
@@ -192,10 +259,12 @@ impl Pipeline {
         let link = tokio::spawn(amqp::run(config.broker.clone(), command_inputs, tell_event));
 
         Self {
-            relay: relay(config, sender),
+            relay,
             lane,
             waker,
             outputs,
+            store,
+            news,
             changes: Some(changes),
             durable,
             commands: Some(commands),
@@ -207,8 +276,11 @@ impl Pipeline {
             optional: optional(config),
             absent: HashSet::new(),
             credit,
+            reading,
             questions: watch.questions,
             memory: told,
+            stopped: None,
+            closed: false,
         }
     }
 
@@ -231,43 +303,63 @@ impl Pipeline {
     async fn finish(&mut self, until: Instant) {
         info!("stopping");
         let _ = self.lane.send(Input::Stop);
-        let mut closed = false;
+        let now = Instant::now();
+        let half = now + until.saturating_duration_since(now) / 2;
+        let mut waited = self.wait_until(half, Self::is_confirmed).await;
+        if waited == Waited::TimeIsUp && !self.stopped.is_none_or(|stopped| stopped.deleted) {
+            // The other half is for deleted files.
+            waited = self.wait_until(until, Self::is_confirmed).await;
+        }
+        match waited {
+            Waited::Done if self.relay.can_progress() => info!("everything is confirmed"),
+            Waited::Done => {
+                info!("no broker to wait for; what is not confirmed goes out after the next start");
+            }
+            Waited::TimeIsUp => warn!("time is up; what is not confirmed will be sent again"),
+        }
+        self.act(|relay, _, actions| relay.salvage(actions));
+        let _ = self.lane.send(Input::Salvage);
+        let salvaged = |pipeline: &mut Self| {
+            let ended = pipeline.outputs.is_closed() && pipeline.outputs.is_empty();
+            ended && pipeline.relay.is_spooled()
+        };
+        if self.wait_until(until, salvaged).await == Waited::TimeIsUp {
+            warn!("time is up; what was not read of deleted log files is lost");
+        }
+    }
+
+    /// Whether the lane has handed over what it had, and all of it is confirmed, or cannot be.
+    fn is_confirmed(&mut self) -> bool {
+        if self.stopped.is_some() && !std::mem::replace(&mut self.closed, true) {
+            self.act(|relay, now, actions| relay.close(now, actions));
+        }
+        self.closed && self.relay.is_done() || !self.relay.can_progress()
+    }
+
+    async fn wait_until(&mut self, until: Instant, is_done: impl Fn(&mut Self) -> bool) -> Waited {
         let deadline = tokio::time::sleep_until(until.into());
         let mut deadline = std::pin::pin!(deadline);
-        loop {
-            if !closed && self.outputs.is_closed() && self.outputs.is_empty() {
-                closed = true;
-                self.act(|relay, now, actions| relay.close(now, actions));
-            }
-            if closed && self.relay.is_done() {
-                info!("everything is confirmed");
-                return;
-            }
-            if !self.relay.can_progress() {
-                info!("no broker to wait for; what is not confirmed will be read again");
-                return;
-            }
+        while !is_done(self) {
             tokio::select! {
-                () = &mut deadline => {
-                    warn!("time is up; what is not confirmed will be sent again");
-                    return;
-                }
+                () = &mut deadline => return Waited::TimeIsUp,
                 // A stage that ends now was told to, or has told why.
                 _ = self.step() => {}
             }
         }
+        Waited::Done
     }
 
     /// Closes what flows out of the relay, and waits for the last stages.
     async fn take_down(mut self, until: Instant) {
         self.commands = None;
         self.changes = None;
+        self.store.close();
         // A lane that still waits for room waits no more. Discovery ends when the lane has.
         let _ = self.lane.send(Input::Stop);
         self.outputs.close();
         self.waker.wake();
         let ends = async {
-            let mut missing = vec!["state", "lane", "discovery"];
+            let mut missing = vec!["state", "spool", "lane", "discovery"];
             while !missing.is_empty() {
                 match self.ended.recv().await {
                     Some(name) => missing.retain(|stage| *stage != name),
@@ -292,6 +384,7 @@ impl Pipeline {
             biased;
             name = self.ended.recv() => return name,
             Some(durable) = self.durable.recv() => self.durable(durable),
+            Some(news) = self.news.recv() => self.spool_news(news),
             Some(question) = self.questions.recv() => self.answer(question),
             event = self.events.recv() => match event {
                 Some(event) => self.link_event(event),
@@ -305,7 +398,9 @@ impl Pipeline {
 
     /// The lane is asked too, and not waited for: it may be busy.
     fn answer(&self, question: Question) {
-        self.memory.answer(question, self.credit.bytes(), |reply| {
+        let in_flight = self.credit.bytes() + self.reading.bytes();
+        let spooled = self.relay.spooled().collect();
+        self.memory.answer(question, in_flight, spooled, |reply| {
             // A lane that has ended says nothing, which is an answer.
             let _ = self.lane.send(Input::Report(reply));
         });
@@ -316,16 +411,24 @@ impl Pipeline {
             Output::Batch(batch) => {
                 self.act(|relay, now, actions| relay.batch(batch, now, actions));
             }
+            Output::Full => self.act(Relay::advance),
+            Output::Stopped { deleted } => self.stopped = Some(Stopped { deleted }),
             Output::Tail(Event::Register(record)) => {
                 self.relay.opened(record.id, record.confirmed);
+                self.store.opened(Arc::new(record.clone()));
                 self.change(Change::Register(record));
             }
-            Output::Tail(Event::Resumed(file, mark)) => self.relay.opened(file, mark),
+            Output::Tail(Event::Resumed(record)) => {
+                self.relay.opened(record.id, record.confirmed);
+                self.store.opened(record);
+            }
             Output::Tail(Event::Identified(file, identity)) => {
+                self.store.identified(file, identity);
                 self.change(Change::Identified(file, identity));
             }
             Output::Tail(Event::Forget(file)) => {
                 self.relay.forget(file);
+                self.store.forget(file);
                 self.change(Change::Forget(file));
             }
             Output::Tail(Event::Scanned(source)) => self.change(Change::Scanned(source)),
@@ -345,6 +448,62 @@ impl Pipeline {
         if !durable.confirmed.is_empty() {
             let _ = self.lane.send(Input::Confirmed(durable.confirmed));
         }
+        if let Some(place) = durable.spool_done {
+            self.store.order(Order::Release(place));
+        }
+    }
+
+    fn spool_news(&mut self, news: News) {
+        match news {
+            News::Appended {
+                batches,
+                ranges,
+                end,
+                bytes,
+            } => {
+                let marks = store::marks(&ranges);
+                let appended = Appended {
+                    batches,
+                    ranges,
+                    end,
+                    bytes,
+                };
+                self.act(|relay, now, actions| relay.appended(&appended, now, actions));
+                // A lane that has ended needs no news.
+                let _ = self.lane.send(Input::Confirmed(marks));
+            }
+            News::Recalled(batches) => {
+                self.act(|relay, now, actions| relay.recalled(batches, now, actions));
+            }
+            News::Looked {
+                turn,
+                batches,
+                behind,
+                left,
+            } => {
+                debug!(turn, batches = batches.len(), %behind, left, "the spool was read");
+                let looked = Looked {
+                    turn,
+                    batches,
+                    behind,
+                    left,
+                };
+                self.act(|relay, now, actions| relay.looked(looked, now, actions));
+            }
+            News::Dropped(ranges) => {
+                for range in ranges {
+                    self.lost(&range, range.end - range.start, Skipped::DropOldest);
+                }
+            }
+            News::Size(size) => self.memory.spool(size),
+        }
+    }
+
+    /// Bytes that were in the spool cannot be delivered.
+    fn lost(&mut self, range: &Range, bytes: u64, reason: Skipped) {
+        error!(path = ?range.path, file = %range.file, start = range.start, end = range.end, reason = reason.as_str(), "bytes lost");
+        self.memory.lost(bytes);
+        self.change(Change::Lost(reason, bytes));
     }
 
     fn link_event(&mut self, event: amqp::Event) {
@@ -368,7 +527,17 @@ impl Pipeline {
                     self.failure = Some(failure.text);
                 }
                 let access_refused = failure.kind == FailureKind::Access;
-                self.act(|relay, _, _| relay.disconnected(access_refused));
+                let most = match failure.kind {
+                    FailureKind::TooLarge { limit } => usize::try_from(limit).ok(),
+                    _ => None,
+                };
+                self.act(|relay, now, actions| {
+                    relay.disconnected(access_refused);
+                    if let Some(most) = most {
+                        relay.too_large(most, actions);
+                    }
+                    relay.advance(now, actions);
+                });
             }
             amqp::Event::Outcome { tag, outcome } => {
                 let outcome = match outcome {
@@ -396,11 +565,13 @@ impl Pipeline {
             amqp::Event::Blocked(reason) => {
                 self.blocked = true;
                 warn!(reason, "the broker takes no messages for the time being");
+                self.act(|relay, now, actions| relay.blocked(true, now, actions));
             }
             amqp::Event::Unblocked => {
                 if std::mem::take(&mut self.blocked) {
                     info!("the broker takes messages again");
                 }
+                self.act(|relay, now, actions| relay.blocked(false, now, actions));
             }
             amqp::Event::Drift { queue, difference } => {
                 warn!(
@@ -431,6 +602,7 @@ impl Pipeline {
         let mut actions = Vec::new();
         decide(&mut self.relay, Instant::now(), &mut actions);
         self.memory.relay(self.relay.state());
+        self.memory.mode(self.relay.mode());
         for action in actions {
             match action {
                 Action::Publish {
@@ -451,15 +623,33 @@ impl Pipeline {
                 }
                 Action::Check => self.command(Command::Check),
                 Action::Make => self.command(Command::Make),
+                Action::Limit(bytes) => {
+                    warn!(
+                        bytes,
+                        "the broker takes smaller messages only; batches are made smaller"
+                    );
+                    let _ = self.lane.send(Input::Limit(bytes));
+                }
                 Action::Rewind(rewinds) => {
                     // A lane that has ended reads nothing again; the next start does.
                     let _ = self.lane.send(Input::Rewind(rewinds));
                 }
-                Action::Confirmed(confirmed) => {
+                Action::Confirmed(confirmed, done) => {
+                    self.store.confirmed(&confirmed);
                     for confirmed in confirmed {
                         self.change(Change::Confirmed(confirmed));
                     }
+                    if let Some(place) = done {
+                        self.change(self.store.done(place));
+                    }
                 }
+                Action::Append(batch) => self.store.append(batch),
+                Action::Recall => {
+                    debug!("what the spool has not taken yet goes directly");
+                    self.store.order(Order::Recall);
+                }
+                Action::Look { turn, from } => self.store.order(Order::Look { turn, from }),
+                Action::Lost(range, bytes) => self.lost(&range, bytes, Skipped::Damaged),
                 Action::Notice(notice) => tell(&notice),
             }
         }
@@ -506,6 +696,8 @@ fn tell(notice: &Notice) {
         Notice::QueueRefuses(None) => {
             warn!("a queue refuses messages; offering them to each queue");
         }
+        Notice::Spooling => warn!("the broker takes nothing; lines go to the spool"),
+        Notice::Direct => info!("the spool is empty; lines go straight to the broker again"),
         Notice::QueuesAccept => info!("the refused message is in every queue now"),
     }
 }
@@ -549,7 +741,7 @@ fn optional(config: &Config) -> HashSet<Arc<str>> {
     optional.map(|queue| Arc::clone(&queue.name)).collect()
 }
 
-fn relay(config: &Config, sender: WireSender) -> Relay {
+fn relay(config: &Config, sender: WireSender, flow: Flow) -> Relay {
     let topology = &config.broker.topology;
     let queue = |queue: &amqp::Queue| Queue {
         name: Arc::clone(&queue.name),
@@ -559,5 +751,6 @@ fn relay(config: &Config, sender: WireSender) -> Relay {
         check_interval: config.check_interval,
         declare: topology.declare,
     };
-    Relay::new(options, sender, topology.queues.iter().map(queue).collect())
+    let queues = topology.queues.iter().map(queue).collect();
+    Relay::new(options, sender, queues, flow)
 }

@@ -2,7 +2,7 @@
 //! Batches leave it in the order in which they came, when they and all before them are
 //! acknowledged. No I/O: it says what to publish, and is told what came of it.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -118,6 +118,8 @@ pub struct Window {
     queues: Vec<Queue>,
     /// Those that wait are always the last ones.
     slots: VecDeque<Slot>,
+    /// Attempts that are out although their batch was given up.
+    given_up: HashSet<Tag>,
     next_tag: Tag,
     open: bool,
     /// Some slot was refused or returned.
@@ -136,6 +138,7 @@ impl Window {
         Self {
             queues,
             slots: VecDeque::new(),
+            given_up: HashSet::new(),
             next_tag: 0,
             open: false,
             troubled: false,
@@ -169,6 +172,13 @@ impl Window {
             + self.completion.as_ref().map_or(0, |completion| {
                 completion.offers.iter().filter(offered).count()
             })
+            + self.given_up.len()
+    }
+
+    /// Whether a refused batch is being offered to each queue.
+    #[must_use]
+    pub fn is_completing(&self) -> bool {
+        self.completion.is_some()
     }
 
     /// Whether the broker has said something about a batch that is still in it.
@@ -197,13 +207,28 @@ impl Window {
             self.no_direct |= access_refused && completion.is_direct();
         }
         self.troubled = false;
+        self.given_up.clear();
         for slot in &mut self.slots {
             slot.state = SlotState::Waiting;
         }
     }
 
-    /// Gives up custody of everything.
+    /// Gives up custody of everything. What is out may still arrive: that is waited for as before.
     pub fn clear(&mut self) -> Vec<Batch> {
+        for slot in &self.slots {
+            if let SlotState::Sent(tag) = slot.state {
+                self.given_up.insert(tag);
+            }
+        }
+        for offer in self
+            .completion
+            .iter()
+            .flat_map(|completion| &completion.offers)
+        {
+            if let OfferState::Sent(tag) = offer.state {
+                self.given_up.insert(tag);
+            }
+        }
         self.completion = None;
         self.troubled = false;
         self.slots.drain(..).map(|slot| slot.batch).collect()
@@ -217,6 +242,9 @@ impl Window {
 
     /// Takes note of an outcome.
     pub fn outcome(&mut self, tag: Tag, outcome: Outcome, now: Instant, actions: &mut Vec<Action>) {
+        if self.given_up.remove(&tag) {
+            return;
+        }
         if let Some(slot) = self
             .slots
             .iter_mut()

@@ -1,16 +1,31 @@
 //! The relay: who has custody of a batch, and when anything is published at all. One state machine
-//! over window and ledger: it takes batches, the broker's answers and topology checks, and says
-//! what to do. Direct only: when the window is full, the lanes stop reading and the files wait; a
-//! spool would take over here. No I/O.
+//! over window, ledger and spool: it takes batches, the broker's answers and topology checks, and
+//! says what to do. Batches go straight into the window while the broker takes them. When it does
+//! not and the window is full, they go to the spool, and everything since the last good check with
+//! them; from there they go into the window before anything newer does. No I/O.
 
-use std::collections::BTreeSet;
+mod backlog;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use crate::ledger::Ledger;
-use crate::model::{Batch, Confirmed, FileId, Mark, Rewind};
+use crate::model::credit::{Credit, MESSAGE_OVERHEAD};
+use crate::model::{
+    Batch, Confirmed, FileId, LogPath, Mark, Range, Rewind, SpoolPlace as Place, Stored,
+};
 use crate::publish::{self, Outcome, Queue, Tag, Target, Window};
 use crate::wire::{Message, Sender};
-use std::sync::Arc;
+use backlog::Backlog;
+pub use backlog::Turn;
+
+/// With so few bytes left in the spool new batches wait for it to be empty, so that it is.
+const HANDOVER: u64 = 4 * 1024 * 1024;
+/// Batches are not made smaller than this: a broker that takes less is waited for.
+const BODY_MAX_LEAST: usize = 16 * 1024;
 
 /// What a topology check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,8 +56,24 @@ pub enum Action {
     Make,
     /// Read these files again.
     Rewind(Vec<Rewind>),
-    /// Make these marks durable.
-    Confirmed(Vec<Confirmed>),
+    /// Make batches of no more than so many bytes.
+    Limit(usize),
+    /// Make these marks durable, and with them that the spool need not keep what lies before a
+    /// place.
+    Confirmed(Vec<Confirmed>, Option<Place>),
+    /// Make this batch durable in the spool, and report [`Relay::appended`].
+    Append(Batch),
+    /// Forget what was to be appended and is not durable, and report [`Relay::recalled`].
+    Recall,
+    /// Read entries of the spool as far as there is credit for them, and report [`Relay::looked`].
+    Look {
+        /// Names the look.
+        turn: Turn,
+        /// Where it begins.
+        from: Place,
+    },
+    /// These bytes cannot be delivered any more.
+    Lost(Range, u64),
     /// Tell the operator.
     Notice(Notice),
 }
@@ -67,6 +98,10 @@ pub enum Notice {
     QueueRefuses(Option<Arc<str>>),
     /// No queue refuses any more.
     QueuesAccept,
+    /// Batches go to the spool from now on.
+    Spooling,
+    /// The spool is empty; batches go straight to the broker again.
+    Direct,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -92,6 +127,28 @@ enum Topology {
     Bad(Instant),
 }
 
+/// Where new batches go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Course {
+    /// Into the window.
+    Direct,
+    /// To the spool.
+    Spool,
+    /// Nowhere: they wait until the little that is left in the spool is acknowledged.
+    Wait,
+}
+
+/// How batches flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Straight to the broker.
+    Direct,
+    /// To the spool, and no further for the time being.
+    Spooling,
+    /// Through the spool to the broker.
+    Draining,
+}
+
 /// Pauses and permissions.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -99,6 +156,47 @@ pub struct Options {
     pub check_interval: Duration,
     /// Whether missing objects are made.
     pub declare: bool,
+}
+
+/// Where batches come from.
+#[derive(Debug)]
+pub struct Flow {
+    /// What lanes may have out.
+    pub credit: Credit,
+    /// What may be out of what was read from the spool.
+    pub reading: Credit,
+    /// What the spool holds that is not confirmed begins here,
+    pub begin: Place,
+    /// ends here,
+    pub end: Place,
+    /// and has so many bytes.
+    pub left: u64,
+}
+
+/// What became durable in the spool at once.
+#[derive(Debug)]
+pub struct Appended {
+    /// So many batches,
+    pub batches: usize,
+    /// their ranges, in order,
+    pub ranges: Vec<Range>,
+    /// where the spool ends now,
+    pub end: Place,
+    /// and by how many bytes it grew.
+    pub bytes: u64,
+}
+
+/// What a look into the spool found.
+#[derive(Debug)]
+pub struct Looked {
+    /// Which look.
+    pub turn: Turn,
+    /// What there was credit for.
+    pub batches: Vec<Batch>,
+    /// Where the next look goes on.
+    pub behind: Place,
+    /// Bytes behind that.
+    pub left: u64,
 }
 
 /// The state machine.
@@ -109,6 +207,20 @@ pub struct Relay {
     window: Window,
     ledger: Ledger,
     topology: Topology,
+    course: Course,
+    backlog: Backlog,
+    /// What lanes may have out: refused, it is full.
+    credit: Credit,
+    /// What was read from the spool and is not acknowledged.
+    reading: Credit,
+    /// They wait for the spool to be empty.
+    waiting: VecDeque<Batch>,
+    /// What was to be appended was asked back.
+    recalling: bool,
+    /// The broker takes nothing for the time being.
+    blocked: bool,
+    /// It takes no larger bodies than this.
+    body_max: Option<usize>,
     refusing: Option<Option<Arc<str>>>,
     /// What was told to be wrong since the topology was good last.
     told: BTreeSet<String>,
@@ -121,13 +233,26 @@ pub struct Relay {
 impl Relay {
     /// Empty, and offline.
     #[must_use]
-    pub fn new(options: Options, sender: Sender, queues: Vec<Queue>) -> Self {
+    pub fn new(options: Options, sender: Sender, queues: Vec<Queue>, flow: Flow) -> Self {
+        let backlog = Backlog::new(flow.begin, flow.end, flow.left);
         Self {
             options,
             sender,
             window: Window::new(queues),
             ledger: Ledger::default(),
             topology: Topology::Offline,
+            course: if backlog.is_at_end() {
+                Course::Direct
+            } else {
+                Course::Spool
+            },
+            backlog,
+            credit: flow.credit,
+            reading: flow.reading,
+            waiting: VecDeque::new(),
+            recalling: false,
+            blocked: false,
+            body_max: None,
             refusing: None,
             told: BTreeSet::new(),
             unrouted: None,
@@ -140,6 +265,19 @@ impl Relay {
         self.ledger.open(file, mark);
     }
 
+    /// The spool, as it was found at the start, has a file's bytes between what is confirmed and
+    /// `spooled`.
+    pub fn recovered(
+        &mut self,
+        source: &Arc<str>,
+        path: &LogPath,
+        confirmed: &Confirmed,
+        spooled: Confirmed,
+    ) {
+        self.backlog.has(spooled.file, source, path);
+        self.ledger.recovered(confirmed, spooled);
+    }
+
     /// A file is gone and confirmed.
     pub fn forget(&mut self, file: FileId) {
         self.ledger.forget(file);
@@ -147,16 +285,116 @@ impl Relay {
 
     /// Takes custody of a batch, or drops it if its bytes are to be read again anyway.
     pub fn batch(&mut self, batch: Batch, now: Instant, actions: &mut Vec<Action>) {
-        if self.ledger.is_current(&batch.ranges) {
-            let message = self.sender.message(&batch);
-            self.window.push(batch, message);
-            self.advance(now, actions);
-        } else {
-            let rewinds = self.ledger.dropped(&batch.ranges);
+        self.place(batch, actions);
+        self.advance(now, actions);
+    }
+
+    fn place(&mut self, batch: Batch, actions: &mut Vec<Action>) {
+        // One line cannot be made smaller: what becomes of it, the broker says.
+        let too_large = |most| batch.body.len() > most && batch.lines > 1;
+        if !self.ledger.is_current(&batch.ranges) || self.body_max.is_some_and(too_large) {
+            let rewinds = self.ledger.refused(&batch.ranges);
             if !rewinds.is_empty() {
                 actions.push(Action::Rewind(rewinds));
             }
+            return;
         }
+        match self.course {
+            Course::Direct => {
+                self.ledger.taken(&batch.ranges);
+                self.enter_window(batch);
+            }
+            Course::Wait => self.waiting.push_back(batch),
+            Course::Spool => {
+                self.ledger.taken(&batch.ranges);
+                self.ledger.spooled(&batch.ranges);
+                for range in &batch.ranges {
+                    self.backlog.has(range.file, &batch.source, &range.path);
+                }
+                self.backlog.appending += 1;
+                actions.push(Action::Append(batch));
+            }
+        }
+    }
+
+    fn enter_window(&mut self, batch: Batch) {
+        let message = self.sender.message(&batch);
+        self.window.push(batch, message);
+    }
+
+    /// So many batches with these ranges, `bytes` in the spool, are durable there, before `end`.
+    pub fn appended(&mut self, appended: &Appended, now: Instant, actions: &mut Vec<Action>) {
+        self.ledger.held(&appended.ranges);
+        let Appended {
+            batches,
+            end,
+            bytes,
+            ..
+        } = *appended;
+        self.backlog.appended(batches, end, bytes);
+        self.advance(now, actions);
+    }
+
+    /// So many batches were to be appended, were not durable and are forgotten.
+    pub fn recalled(&mut self, batches: usize, now: Instant, actions: &mut Vec<Action>) {
+        self.recalling = false;
+        self.backlog.forgotten(batches);
+        let rewinds = self.ledger.given_up();
+        if !rewinds.is_empty() {
+            actions.push(Action::Rewind(rewinds));
+        }
+        self.advance(now, actions);
+    }
+
+    /// What a look into the spool found: entries, and where the next one begins.
+    pub fn looked(&mut self, looked: Looked, now: Instant, actions: &mut Vec<Action>) {
+        if self.backlog.looked(looked.turn, looked.behind, looked.left) {
+            for batch in looked.batches {
+                self.say_missing(&batch, actions);
+                self.enter_window(batch);
+            }
+        }
+        self.advance(now, actions);
+    }
+
+    /// Says what the spool does not have any more of what comes before `batch`.
+    fn say_missing(&mut self, batch: &Batch, actions: &mut Vec<Action>) {
+        let Some(stored) = batch.stored else {
+            return;
+        };
+        let mut missing = Vec::new();
+        for range in &batch.ranges {
+            missing.extend(self.backlog.read(range, &self.ledger));
+        }
+        for range in missing {
+            self.lose(&batch.source, range, stored.at, actions);
+        }
+    }
+
+    fn lose(&mut self, source: &Arc<str>, range: Range, at: Place, actions: &mut Vec<Action>) {
+        let bytes = self.backlog.count_lost(&range);
+        if bytes > 0 {
+            actions.push(Action::Lost(range.clone(), bytes));
+        }
+        self.enter_window(Batch {
+            source: Arc::clone(source),
+            ranges: vec![range],
+            lines: 0,
+            priority: 0,
+            bytes: 0,
+            format: crate::model::Format::default(),
+            coding: None,
+            body: Bytes::new(),
+            closed_at: 0,
+            stored: Some(Stored { at, behind: at }),
+            permit: self.reading.take_anyway(MESSAGE_OVERHEAD),
+        });
+    }
+
+    /// The broker takes nothing for the time being, or does again.
+    pub fn blocked(&mut self, blocked: bool, now: Instant, actions: &mut Vec<Action>) {
+        self.blocked = blocked;
+        self.advance(now, actions);
     }
 
     /// There is a connection.
@@ -167,8 +405,26 @@ impl Relay {
     /// The connection is gone.
     pub fn disconnected(&mut self, access_refused: bool) {
         self.window.disconnected(access_refused);
-        self.ledger.check_abandoned();
+        self.abandon_check();
         self.topology = Topology::Offline;
+        self.blocked = false;
+    }
+
+    /// The broker closed the connection because a body was larger than it takes. What is in the
+    /// window is read again in smaller batches; what is in the spool stays as large as it is.
+    pub fn too_large(&mut self, most: usize, actions: &mut Vec<Action>) {
+        let most = most.max(BODY_MAX_LEAST);
+        if self.body_max.is_some_and(|known| known <= most) {
+            return;
+        }
+        self.body_max = Some(most);
+        actions.push(Action::Limit(most));
+        if self.course == Course::Direct {
+            let rewinds = self.take_back();
+            if !rewinds.is_empty() {
+                actions.push(Action::Rewind(rewinds));
+            }
+        }
     }
 
     /// What came of an attempt.
@@ -187,8 +443,9 @@ impl Relay {
         match verdict {
             Verdict::Good => {
                 let confirmed = self.ledger.check_succeeded();
-                if !confirmed.is_empty() {
-                    actions.push(Action::Confirmed(confirmed));
+                let place = self.backlog.check_succeeded();
+                if !confirmed.is_empty() || place.is_some() {
+                    actions.push(Action::Confirmed(confirmed, place));
                 }
                 if self.topology == Topology::Checking {
                     actions.push(Action::Notice(Notice::TopologyGood));
@@ -198,7 +455,7 @@ impl Relay {
                 self.window.open();
             }
             Verdict::Missing(names) => {
-                self.ledger.check_abandoned();
+                self.abandon_check();
                 self.window.shut();
                 self.topology = Topology::Settling {
                     missing: format!("missing: {}", names.join(", ")),
@@ -227,16 +484,58 @@ impl Relay {
         self.advance(now, actions);
     }
 
+    /// Nobody waits for the broker any more: what comes now goes to the spool, after everything that
+    /// is not confirmed.
+    pub fn salvage(&mut self, actions: &mut Vec<Action>) {
+        if self.course != Course::Spool {
+            let rewinds = self.take_back();
+            self.course = Course::Spool;
+            if !rewinds.is_empty() {
+                actions.push(Action::Rewind(rewinds));
+            }
+        }
+    }
+
+    /// Whether everything that was handed to the spool is durable there.
+    #[must_use]
+    pub fn is_spooled(&self) -> bool {
+        self.backlog.appending == 0
+    }
+
     /// Whether waiting may help: there is a connection, and what must be there is or is being made.
     #[must_use]
     pub fn can_progress(&self) -> bool {
-        !matches!(self.topology, Topology::Offline | Topology::Bad(_))
+        self.backlog.appending > 0 || !matches!(self.topology, Topology::Offline | Topology::Bad(_))
     }
 
-    /// Whether everything that it was given is confirmed.
+    /// Whether everything that it was given is confirmed, or safe in the spool and not on its way.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.window.is_empty() && !self.ledger.is_dirty()
+        let left = match self.course {
+            Course::Direct => !self.window.is_empty(),
+            Course::Spool | Course::Wait => self.window.in_flight() > 0,
+        };
+        !left && self.backlog.appending == 0 && self.waiting.is_empty() && !self.is_dirty()
+    }
+
+    fn is_dirty(&self) -> bool {
+        self.ledger.is_dirty() || self.backlog.is_dirty()
+    }
+
+    /// Files of which the spool has something, and how far each is confirmed.
+    pub fn spooled(&self) -> impl Iterator<Item = (FileId, u64)> {
+        let confirmed = |file| Some((file, self.ledger.confirmed_to(file)?));
+        self.backlog.files().filter_map(confirmed)
+    }
+
+    /// How batches flow.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        match self.course {
+            Course::Direct => Mode::Direct,
+            _ if self.takes() => Mode::Draining,
+            _ => Mode::Spooling,
+        }
     }
 
     /// What it does at present, in one word for an operator.
@@ -273,7 +572,11 @@ impl Relay {
         self.perform(asked, now, actions);
         match &self.topology {
             Topology::Good(due) => {
-                let last = self.closing && self.window.is_empty() && self.ledger.is_dirty();
+                let settled = match self.course {
+                    Course::Direct => self.window.is_empty(),
+                    Course::Spool | Course::Wait => self.window.in_flight() == 0,
+                };
+                let last = self.closing && settled && self.is_dirty();
                 if now >= *due || last {
                     self.check(Topology::Rechecking, actions);
                 }
@@ -291,6 +594,106 @@ impl Relay {
             }
             _ => {}
         }
+        self.steer(actions);
+    }
+
+    /// Decides where batches go, and lets the spool flow.
+    fn steer(&mut self, actions: &mut Vec<Action>) {
+        match self.course {
+            Course::Direct => {
+                if !self.takes() && self.credit.has_refused() && !self.closing {
+                    self.turn_to_spool(actions);
+                }
+            }
+            Course::Wait if !self.recalling && (!self.takes() || self.closing) => {
+                self.spool_what_waits(actions);
+            }
+            Course::Spool if self.takes() && self.backlog.left() <= HANDOVER && !self.closing => {
+                self.course = Course::Wait;
+            }
+            Course::Spool | Course::Wait => {}
+        }
+        if self.course == Course::Wait && self.backlog.is_at_end() && self.window.is_empty() {
+            if self.backlog.is_read() {
+                self.turn_direct(actions);
+            } else if !self.recalling && self.backlog.appending > 0 {
+                // The disk is slower than the broker, or takes nothing at all.
+                self.recalling = true;
+                actions.push(Action::Recall);
+            }
+        }
+        self.look(actions);
+    }
+
+    fn look(&mut self, actions: &mut Vec<Action>) {
+        let flows = matches!(self.topology, Topology::Good(_) | Topology::Rechecking);
+        if self.course == Course::Direct || !flows || self.blocked || self.closing {
+            return;
+        }
+        if !self.reading.is_half_free() {
+            return;
+        }
+        if let Some((turn, from)) = self.backlog.look(self.window.is_empty()) {
+            actions.push(Action::Look { turn, from });
+        }
+    }
+
+    /// Whether the broker takes messages, or will in a moment.
+    fn takes(&self) -> bool {
+        !self.blocked
+            && self.refusing.is_none()
+            && !matches!(self.topology, Topology::Offline | Topology::Bad(_))
+    }
+
+    /// From now on batches go to the spool. What was acknowledged since the last good check has no
+    /// body any more and is read again, so that the spool goes on where what is confirmed ends.
+    fn turn_to_spool(&mut self, actions: &mut Vec<Action>) {
+        self.course = Course::Spool;
+        actions.push(Action::Notice(Notice::Spooling));
+        let rewinds = self.take_back();
+        if !rewinds.is_empty() {
+            actions.push(Action::Rewind(rewinds));
+        }
+    }
+
+    /// What waited for the spool to be empty goes there too.
+    fn spool_what_waits(&mut self, actions: &mut Vec<Action>) {
+        self.course = Course::Spool;
+        for batch in std::mem::take(&mut self.waiting) {
+            self.place(batch, actions);
+        }
+    }
+
+    fn turn_direct(&mut self, actions: &mut Vec<Action>) {
+        let missing = self.backlog.missing_at_end(&self.ledger);
+        if !missing.is_empty() {
+            for (source, range) in missing {
+                self.lose(&source, range, self.backlog.end(), actions);
+            }
+            return;
+        }
+        self.backlog.is_emptied();
+        self.course = Course::Direct;
+        actions.push(Action::Notice(Notice::Direct));
+        for batch in std::mem::take(&mut self.waiting) {
+            self.place(batch, actions);
+        }
+    }
+
+    /// Takes everything back that is not confirmed: out of the window, and out of the ledger.
+    fn take_back(&mut self) -> Vec<Rewind> {
+        let batches = self.window.clear();
+        let direct = batches.iter().filter(|batch| batch.stored.is_none());
+        let rewinds = self
+            .ledger
+            .take_back(direct.flat_map(|batch| &batch.ranges));
+        self.backlog.go_back();
+        rewinds
+    }
+
+    fn abandon_check(&mut self) {
+        self.ledger.check_abandoned();
+        self.backlog.check_abandoned();
     }
 
     fn perform(&mut self, asked: Vec<publish::Action>, now: Instant, actions: &mut Vec<Action>) {
@@ -305,14 +708,25 @@ impl Relay {
                     target,
                     message,
                 }),
-                publish::Action::Acknowledged(batch) => self.ledger.acknowledged(&batch.ranges),
+                publish::Action::Acknowledged(batch) => {
+                    self.ledger.acknowledged(&batch.ranges);
+                    if let Some(stored) = batch.stored {
+                        self.backlog.acknowledged(stored.behind);
+                    }
+                    if !self.window.is_completing() {
+                        self.accepts(actions);
+                    }
+                }
                 publish::Action::Unrouted => self.unrouted(now, actions),
                 publish::Action::Refused(queue) => self.refuses(queue, actions),
-                publish::Action::Completed => {
-                    self.refusing = None;
-                    actions.push(Action::Notice(Notice::QueuesAccept));
-                }
+                publish::Action::Completed => self.accepts(actions),
             }
+        }
+    }
+
+    fn accepts(&mut self, actions: &mut Vec<Action>) {
+        if self.refusing.take().is_some() {
+            actions.push(Action::Notice(Notice::QueuesAccept));
         }
     }
 
@@ -335,7 +749,7 @@ impl Relay {
         // Making them did not help if it was done a moment ago.
         let again = self.unrouted.is_some_and(|until| now < until);
         self.unrouted = Some(now + self.options.check_interval);
-        self.ledger.check_abandoned();
+        self.abandon_check();
         self.window.shut();
         self.topology = Topology::Settling {
             missing: "no queue is bound to the exchange".to_owned(),
@@ -345,6 +759,7 @@ impl Relay {
 
     fn check(&mut self, topology: Topology, actions: &mut Vec<Action>) {
         self.ledger.check_begins();
+        self.backlog.check_begins();
         self.topology = topology;
         actions.push(Action::Check);
     }
@@ -356,7 +771,7 @@ impl Relay {
     }
 
     fn is_bad(&mut self, what: String, now: Instant, actions: &mut Vec<Action>) {
-        self.ledger.check_abandoned();
+        self.abandon_check();
         self.window.shut();
         self.topology = Topology::Bad(now + self.options.check_interval);
         self.tell_bad(what, Notice::TopologyBad, actions);
@@ -378,12 +793,12 @@ impl Relay {
     /// not be in it. All of it is read again, before anything that came after it.
     fn send_again(&mut self, actions: &mut Vec<Action>) {
         // Batches behind a refused one may be acknowledged as well, and are not in the ledger yet.
-        if !self.ledger.is_dirty() && !self.window.has_outcomes() {
+        if !self.is_dirty() && !self.window.has_outcomes() {
             return;
         }
-        let mut rewinds = self.ledger.check_failed();
-        for batch in self.window.clear() {
-            rewinds.extend(self.ledger.dropped(&batch.ranges));
+        let rewinds = self.take_back();
+        if self.course == Course::Direct && !self.backlog.is_at_end() {
+            self.course = Course::Spool;
         }
         actions.push(Action::Notice(Notice::SendingAgain {
             files: rewinds.len(),

@@ -21,6 +21,7 @@ mod look;
 mod recover;
 mod segment;
 mod walk;
+pub mod worker;
 
 #[cfg(test)]
 mod damage_test;
@@ -42,7 +43,9 @@ use bytes::Bytes;
 use tracing::{error, info, warn};
 
 use crate::model::credit::Permit;
-use crate::model::{Batch, Coding, FileId, FileRecord, Format, LogPath, Mark, Range, Skipped};
+use crate::model::{
+    Batch, Coding, FileId, FileRecord, Format, LogPath, Mark, Range, Skipped, Stored,
+};
 pub use crate::model::{SpoolId, SpoolPlace as Place};
 use contents::{Contents, Segment};
 use disk::DiskFile;
@@ -129,9 +132,9 @@ impl Entry {
         }
     }
 
-    /// The batch again, its ranges in epoch 0.
+    /// The batch again, its ranges in epoch 0, with the place that it came from.
     #[must_use]
-    pub fn into_batch(self, permit: Permit) -> Batch {
+    pub fn into_batch(self, stored: Stored, permit: Permit) -> Batch {
         Batch {
             source: self.source,
             ranges: self.ranges,
@@ -142,6 +145,7 @@ impl Entry {
             coding: self.coding,
             body: self.body,
             closed_at: self.closed_at,
+            stored: Some(stored),
             permit,
         }
     }
@@ -513,9 +517,15 @@ impl<D: Disk> Spool<D> {
         }
     }
 
-    fn is_too_full_for(&self, group: u64) -> bool {
+    /// Bytes after which a segment is closed.
+    #[must_use]
+    pub fn segment_bytes(&self) -> u64 {
         let most = self.options.bytes_max / SEGMENTS_LEAST;
-        let most = self.options.segment_bytes.min(most);
+        self.options.segment_bytes.min(most)
+    }
+
+    fn is_too_full_for(&self, group: u64) -> bool {
+        let most = self.segment_bytes();
         let last = self.contents.segments.last();
         last.is_some_and(|last| !last.is_empty() && last.end.saturating_add(group) > most)
     }

@@ -10,19 +10,27 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, Row, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, params};
 use rustix::fs::{FlockOperation, OFlags};
 use sha2::{Digest, Sha256};
 use tracing::{error, info, warn};
 
 use crate::model::{
-    AgentId, Confirmed, FileId, FileRecord, Identity, LogPath, Mark, Proof, Skipped,
+    AgentId, Confirmed, FileId, FileRecord, Identity, LogPath, Mark, Proof, Skipped, SpoolId,
+    SpoolPlace,
 };
 
 /// The schema that this version writes.
-const SCHEMA: i64 = 2;
+const SCHEMA: i64 = 3;
 /// So many changes go into one commit at most.
 const GROUP_MAX: usize = 10_000;
+/// One row: what is to be found nowhere but in the spool begins there.
+const SPOOL_TABLE: &str = "
+             -- Everything in the spool of that id is confirmed up to there.
+             CREATE TABLE spool (
+               one INTEGER PRIMARY KEY CHECK (one = 1),
+               id BLOB NOT NULL, segment INTEGER NOT NULL, offset INTEGER NOT NULL
+             );";
 /// Pause before a commit that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -88,6 +96,8 @@ pub struct Loaded {
     pub scanned: HashSet<String>,
     /// Bytes that were ever lost.
     pub lost_bytes: u64,
+    /// Up to where everything in the spool of that id is confirmed.
+    pub spool_done: Option<(SpoolId, SpoolPlace)>,
 }
 
 /// What is to be made durable.
@@ -105,6 +115,8 @@ pub enum Change {
     Scanned(Arc<str>),
     /// So many more bytes are lost.
     Lost(Skipped, u64),
+    /// Everything in the spool of that id is confirmed up to there.
+    SpoolDone(SpoolId, SpoolPlace),
 }
 
 /// What is durable now.
@@ -114,6 +126,8 @@ pub struct Durable {
     pub registered: Vec<FileId>,
     /// Marks.
     pub confirmed: Vec<Confirmed>,
+    /// Up to where the spool is done with.
+    pub spool_done: Option<SpoolPlace>,
     /// Nothing is: saving fails, and is tried again.
     pub failing: bool,
 }
@@ -157,6 +171,16 @@ impl State {
             _lock: lock,
         };
         Ok((state, loaded))
+    }
+
+    /// Commits one change at once, before anything else happens.
+    ///
+    /// # Errors
+    /// It could not be made durable.
+    pub fn save(&mut self, change: Change) -> Result<(), StateError> {
+        let path = self.database.path().unwrap_or_default().into();
+        self.commit(&[change])
+            .map_err(|source| StateError::Database { path, source })
     }
 
     /// Commits changes, many at a time, until nobody sends any more. A commit that fails is tried
@@ -219,6 +243,7 @@ fn outcome(group: Vec<Change>) -> Durable {
         match change {
             Change::Register(record) => durable.registered.push(record.id),
             Change::Confirmed(confirmed) => durable.confirmed.push(confirmed),
+            Change::SpoolDone(_, place) => durable.spool_done = Some(place),
             Change::Identified(..) | Change::Forget(_) | Change::Scanned(_) | Change::Lost(..) => {}
         }
     }
@@ -295,6 +320,15 @@ fn apply(database: &Connection, change: &Change) -> rusqlite::Result<()> {
                      ON CONFLICT (reason) DO UPDATE SET bytes = bytes + ?2",
                 )?
                 .execute(params![reason.as_str(), bytes.cast_signed()])?;
+        }
+        Change::SpoolDone(id, place) => {
+            let (segment, offset) = (place.segment.cast_signed(), place.offset.cast_signed());
+            database
+                .prepare_cached(
+                    "INSERT INTO spool (one, id, segment, offset) VALUES (1, ?1, ?2, ?3)
+                     ON CONFLICT (one) DO UPDATE SET id = ?1, segment = ?2, offset = ?3",
+                )?
+                .execute(params![id.0, segment, offset])?;
         }
     }
     Ok(())
@@ -443,9 +477,15 @@ fn upgrade(database: &Connection, path: &Path, schema: i64) -> Result<(), StateE
         .map_err(io_at(&kept))?;
     let copied = database.execute("VACUUM INTO ?", [kept.to_string_lossy()]);
     copied.map_err(at(&kept))?;
+    let ended = if schema < 2 {
+        "ALTER TABLE files ADD COLUMN ended INTEGER NOT NULL DEFAULT 0;"
+    } else {
+        ""
+    };
     let upgraded = database.execute_batch(&format!(
         "BEGIN;
-         ALTER TABLE files ADD COLUMN ended INTEGER NOT NULL DEFAULT 0;
+         {ended}
+         {SPOOL_TABLE}
          PRAGMA user_version = {SCHEMA};
          COMMIT;"
     ));
@@ -477,6 +517,7 @@ fn prepare(database: &Connection, schema: i64) -> rusqlite::Result<()> {
              CREATE TABLE sources (name TEXT PRIMARY KEY) WITHOUT ROWID;
              -- Bytes that could not be delivered, by the reason that the wire format has for them.
              CREATE TABLE lost (reason TEXT PRIMARY KEY, bytes INTEGER NOT NULL) WITHOUT ROWID;
+             {SPOOL_TABLE}
              PRAGMA user_version = {SCHEMA};
              COMMIT;"
         ))?;
@@ -502,11 +543,21 @@ fn load(database: &Connection, agent: AgentId) -> rusqlite::Result<Loaded> {
         database.query_row("SELECT coalesce(sum(bytes), 0) FROM lost", [], |row| {
             row.get(0)
         })?;
+    let spool_done = database
+        .query_row("SELECT id, segment, offset FROM spool", [], |row| {
+            let place = SpoolPlace {
+                segment: row.get::<_, i64>("segment")?.cast_unsigned(),
+                offset: row.get::<_, i64>("offset")?.cast_unsigned(),
+            };
+            Ok((SpoolId(row.get("id")?), place))
+        })
+        .optional()?;
     Ok(Loaded {
         agent,
         files,
         scanned,
         lost_bytes: lost_bytes.cast_unsigned(),
+        spool_done,
     })
 }
 
@@ -666,7 +717,8 @@ mod tests {
         let path = directory.path().join("state");
         let (mut state, _) = open(&path).expect("opened");
         commit(&mut state, Change::Register(record()));
-        let before = "ALTER TABLE files DROP COLUMN ended; PRAGMA user_version = 1;";
+        let before =
+            "DROP TABLE spool; ALTER TABLE files DROP COLUMN ended; PRAGMA user_version = 1;";
         state.database.execute_batch(before).expect("as it was");
         drop(state);
         for _ in 0..2 {

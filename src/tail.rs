@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::lines::Splitter;
-use crate::model::{FileId, FileRecord, Identity, LogPath, Mark};
+use crate::model::{FileId, FileRecord, Identity, LogPath};
 use clock::Clock;
 use descriptors::{Limits, Turns};
 use ignored::Ignored;
@@ -65,7 +65,7 @@ pub enum Event {
     /// A new generation: make its id durable.
     Register(FileRecord),
     /// A known generation goes on after this mark.
-    Resumed(FileId, Mark),
+    Resumed(Arc<FileRecord>),
     /// Its head proof covers more, or it lives in another inode now.
     Identified(FileId, Identity),
     /// The generation is gone and confirmed to its end.

@@ -319,6 +319,7 @@ mod tests {
                 coding,
                 body: Bytes::from_static(b"x"),
                 closed_at: 0,
+                stored: None,
                 permit: credit.take(1).expect("room"),
             })
         };

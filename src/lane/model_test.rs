@@ -260,14 +260,17 @@ impl Rig {
     fn receive(&mut self) {
         while let Some(output) = self.next() {
             match output {
-                Output::Tail(Event::Resumed(id, mark)) => {
-                    self.epochs.remove(&id);
-                    let covered = self.covered.get(&id).copied().unwrap_or(0);
-                    assert!(mark.offset <= covered, "resumed beyond what was delivered");
+                Output::Tail(Event::Resumed(record)) => {
+                    self.epochs.remove(&record.id);
+                    let covered = self.covered.get(&record.id).copied().unwrap_or(0);
+                    assert!(
+                        record.confirmed.offset <= covered,
+                        "resumed beyond what was delivered"
+                    );
                 }
                 Output::Tail(_) => {}
                 // What is lost is judged by the ranges that say so.
-                Output::Lost(..) => {}
+                Output::Lost(..) | Output::Full | Output::Stopped { .. } => {}
                 Output::Batch(batch) => self.batch(&batch),
             }
         }

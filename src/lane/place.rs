@@ -207,7 +207,7 @@ impl<S: Fn(Output)> Lane<S> {
     }
 
     /// Puts lines of what is held of a file into batches.
-    fn take_held(
+    pub(super) fn take_held(
         &mut self,
         id: FileId,
         known: Progress,

@@ -198,7 +198,11 @@ impl Driven {
                     assert!(self.records.remove(id).is_some(), "forgotten twice");
                 }
                 Output::Tail(Event::Scanned(_)) => self.scanned = true,
-                Output::Tail(Event::Resumed(..)) | Output::Lost(..) | Output::Batch(_) => {}
+                Output::Tail(Event::Resumed(_))
+                | Output::Lost(..)
+                | Output::Full
+                | Output::Stopped { .. }
+                | Output::Batch(_) => {}
             }
             self.news.push_back(output);
             if let Some(id) = registered {

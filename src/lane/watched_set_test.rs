@@ -107,7 +107,7 @@ impl Rig {
             match output {
                 Output::Lost(reason, bytes) => self.lost.push((reason, bytes)),
                 Output::Batch(batch) => self.batch(&batch),
-                Output::Tail(_) => {}
+                Output::Tail(_) | Output::Full | Output::Stopped { .. } => {}
             }
         }
     }

@@ -4,6 +4,9 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// What a message takes of the account beside its body.
+pub const MESSAGE_OVERHEAD: usize = 1024;
+
 /// The shared account. Lanes take permits from it; whoever drops a permit wakes a lane that waits.
 #[derive(Clone, Debug)]
 pub struct Credit(Arc<Shared>);
@@ -21,6 +24,8 @@ struct Account {
     messages: usize,
     /// Somebody was refused, or waits for fewer messages, since the last wake.
     wanted: bool,
+    /// Somebody was refused since something came back last.
+    refused: bool,
 }
 
 impl Credit {
@@ -41,6 +46,7 @@ impl Credit {
         let fits = account.bytes.saturating_add(bytes) <= self.0.bytes_max;
         if !fits && account.messages > 0 {
             account.wanted = true;
+            account.refused = true;
             return None;
         }
         account.bytes += bytes;
@@ -49,6 +55,31 @@ impl Credit {
             bytes,
             shared: Arc::clone(&self.0),
         })
+    }
+
+    /// A permit whether it fits or not, for what takes the place of something that had one.
+    #[must_use]
+    pub fn take_anyway(&self, bytes: usize) -> Permit {
+        let mut account = self.0.lock();
+        account.bytes += bytes;
+        account.messages += 1;
+        Permit {
+            bytes,
+            shared: Arc::clone(&self.0),
+        }
+    }
+
+    /// Whether somebody was refused and nothing came back since.
+    #[must_use]
+    pub fn has_refused(&self) -> bool {
+        self.0.lock().refused
+    }
+
+    /// Whether at least half of it is to be had.
+    #[must_use]
+    pub fn is_half_free(&self) -> bool {
+        let account = self.0.lock();
+        account.messages == 0 || account.bytes <= self.0.bytes_max / 2
     }
 
     /// Whether fewer than `messages_max` messages are out; if not, the next return wakes.
@@ -96,6 +127,7 @@ impl Drop for Permit {
             let mut account = self.shared.lock();
             account.bytes -= self.bytes;
             account.messages -= 1;
+            account.refused = false;
             std::mem::take(&mut account.wanted)
         };
         if wanted {

@@ -119,6 +119,7 @@ impl<T: FnMut(Previewed) -> bool> Alone<T> {
             files: Vec::new(),
             scanned,
             lost_bytes: 0,
+            spool_done: None,
         };
         let options = Options {
             linger: Duration::ZERO,
@@ -197,7 +198,7 @@ impl<T: FnMut(Previewed) -> bool> Alone<T> {
                 }
                 Output::Batch(batch) => self.batch(&batch)?,
                 // Nothing here is remembered or counted.
-                Output::Tail(_) | Output::Lost(..) => {}
+                Output::Tail(_) | Output::Lost(..) | Output::Full | Output::Stopped { .. } => {}
             }
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! What the pipeline remembers so that it can tell how the daemon is, and the way of a question
 //! through it. Nobody waits here: who asks, waits.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,9 @@ use tokio::sync::{mpsc, oneshot};
 use crate::amqp;
 use crate::config::Config;
 use crate::lane;
-use crate::model::AgentId;
+use crate::model::{AgentId, FileId};
+use crate::relay::Mode;
+use crate::spool::worker::Size;
 use crate::status::{self, BrokerState, FileState, SpoolMode, Status, time};
 use crate::tail::report::{Condition, FileReport};
 use crate::telemetry::{Logged, Recent};
@@ -40,6 +43,9 @@ struct Answer {
     asked: Instant,
     started: Timestamp,
     poll_interval: Duration,
+    /// Files of which the spool has something, and how far each is confirmed.
+    spooled: HashMap<FileId, u64>,
+    spooled_since: Timestamp,
     lane: oneshot::Receiver<lane::Report>,
 }
 
@@ -69,7 +75,7 @@ impl Ask {
         let answer = tokio::time::timeout(PATIENCE, asked).await;
         let mut answer = answer.map_err(|_| Silent)??;
         if let Ok(Ok(report)) = tokio::time::timeout(PATIENCE, &mut answer.lane).await {
-            answer.add_lane(&report);
+            answer.add_lane(report);
         } else {
             let lane = stage("lane", "silent", wall_clock(answer.asked));
             answer.status.stages.insert(0, lane);
@@ -114,6 +120,11 @@ pub(super) struct Memory {
     queues: Vec<status::Queue>,
     relay: Since<&'static str>,
     saving: Since<bool>,
+    mode: Since<Mode>,
+    spool: Size,
+    spool_limit: u64,
+    /// What the spool had when batches began to go to it, and when that was.
+    spool_at_first: Option<(Instant, u64)>,
     lost_bytes: u64,
 }
 
@@ -153,6 +164,10 @@ impl Memory {
             queues: config.broker.topology.queues.iter().map(queue).collect(),
             relay: Since::new("offline"),
             saving: Since::new(true),
+            mode: Since::new(Mode::Direct),
+            spool: Size::default(),
+            spool_limit: config.spool.bytes_max,
+            spool_at_first: None,
             lost_bytes,
         }
     }
@@ -212,6 +227,36 @@ impl Memory {
         self.relay.set(state);
     }
 
+    /// Takes note of how batches flow.
+    pub(super) fn mode(&mut self, mode: Mode) {
+        self.mode.set(mode);
+        if mode == Mode::Spooling {
+            let bytes = self.spool.bytes;
+            self.spool_at_first.get_or_insert((Instant::now(), bytes));
+        } else {
+            self.spool_at_first = None;
+        }
+    }
+
+    /// In how many seconds the spool is full if it goes on growing as it did since the broker took
+    /// nothing any more.
+    fn spool_is_full_in(&self) -> Option<u64> {
+        let (since, first) = self.spool_at_first?;
+        let grown = self
+            .spool
+            .bytes
+            .checked_sub(first)
+            .filter(|grown| *grown > 0)?;
+        let left = self.spool_limit.saturating_sub(self.spool.bytes);
+        let seconds = u128::from(left) * since.elapsed().as_millis() / u128::from(grown) / 1000;
+        u64::try_from(seconds).ok()
+    }
+
+    /// Takes note of how much the spool holds.
+    pub(super) fn spool(&mut self, size: Size) {
+        self.spool = size;
+    }
+
     /// Takes note of whether the state can be saved.
     pub(super) fn saving(&mut self, works: bool) {
         self.saving.set(works);
@@ -227,6 +272,7 @@ impl Memory {
         &self,
         question: Question,
         in_flight: usize,
+        spooled: HashMap<FileId, u64>,
         ask_lane: impl FnOnce(oneshot::Sender<lane::Report>),
     ) {
         let (reply, lane) = oneshot::channel();
@@ -236,6 +282,8 @@ impl Memory {
             asked: Instant::now(),
             started: self.started_at,
             poll_interval: self.poll_interval,
+            spooled,
+            spooled_since: self.mode.at,
             lane,
         };
         // Who asked may have stopped waiting.
@@ -272,17 +320,22 @@ impl Memory {
             },
             queues: self.queues.clone(),
             spool: status::Spool {
-                bytes: 0,
-                limit_bytes: 0,
-                segments: 0,
-                mode: SpoolMode::Direct,
-                full_in_s: None,
+                bytes: self.spool.bytes,
+                limit_bytes: self.spool_limit,
+                segments: self.spool.segments as u64,
+                mode: match self.mode.value {
+                    Mode::Direct => SpoolMode::Direct,
+                    Mode::Spooling => SpoolMode::Spooling,
+                    Mode::Draining => SpoolMode::Draining,
+                },
+                full_in_s: self.spool_is_full_in(),
             },
             sources: self.sources.iter().map(unknown).collect(),
             files: None,
             stages: vec![
                 stage("relay", self.relay.value, self.relay.at),
                 stage("link", "running", self.started_at),
+                self.spool_stage(),
                 stage("state", saving, self.saving.at),
             ],
             lost_bytes: self.lost_bytes,
@@ -291,9 +344,23 @@ impl Memory {
     }
 }
 
+impl Memory {
+    fn spool_stage(&self) -> status::Stage {
+        if self.spool.refuses.is_some() {
+            return stage("spool", "full", self.mode.at);
+        }
+        let state = match self.mode.value {
+            Mode::Direct => "idle",
+            Mode::Spooling => "spooling",
+            Mode::Draining => "draining",
+        };
+        stage("spool", state, self.mode.at)
+    }
+}
+
 impl Answer {
     /// Adds what the lane said.
-    fn add_lane(&mut self, report: &lane::Report) {
+    fn add_lane(&mut self, report: lane::Report) {
         let status = &mut self.status;
         for (source, said) in status.sources.iter_mut().zip(&report.sources) {
             debug_assert_eq!(source.name, *said.name, "both in the configuration's order");
@@ -302,12 +369,21 @@ impl Answer {
             (source.lines, source.dropped) = (Some(said.count.read), Some(dropped));
         }
         let mut files = Vec::with_capacity(report.files.len());
-        for file in &report.files {
+        for mut file in report.files {
+            // For whoever reads it, what is safe in the spool counts as confirmed.
+            if let Some(confirmed) = file.id.and_then(|id| self.spooled.get(&id)) {
+                file.confirmed = file.confirmed.min(*confirmed);
+                if file.confirmed < file.size {
+                    let age = Timestamp::now().duration_since(self.spooled_since);
+                    file.oldest_unconfirmed =
+                        Duration::try_from(age).ok().max(file.oldest_unconfirmed);
+                }
+            }
             let lag = file.size.saturating_sub(file.confirmed);
             let source = &mut status.sources[file.source];
             source.files = source.files.map(|files| files + 1);
             source.lag = source.lag.map(|sum| sum.saturating_add(lag));
-            files.push(shown(file, &source.name, lag));
+            files.push(shown(&file, &source.name, lag));
         }
         files.sort_by(|a, b| (&a.path, &a.id).cmp(&(&b.path, &b.id)));
         status.files = Some(files);
@@ -398,7 +474,7 @@ mod tests {
         let (status, ()) = block_on(async {
             tokio::join!(ask.status(), async {
                 let question = questions.recv().await.expect("asked");
-                memory().answer(question, 5, |reply| held = Some(reply));
+                memory().answer(question, 5, HashMap::new(), |reply| held = Some(reply));
             })
         });
         let status = status.expect("the pipeline answered");
@@ -418,6 +494,25 @@ mod tests {
         assert!(block_on(ask.status()).is_err());
         drop(questions);
         assert!(block_on(ask.status()).is_err());
+    }
+
+    #[test]
+    fn it_is_told_when_a_spool_that_grows_will_be_full() {
+        let mut memory = memory();
+        let size = |bytes| Size {
+            bytes,
+            ..Size::default()
+        };
+        memory.spool(size(1000));
+        memory.mode(Mode::Spooling);
+        assert_eq!(memory.spool_is_full_in(), None);
+        let a_minute_ago = Instant::now().checked_sub(Duration::from_mins(1));
+        memory.spool_at_first = a_minute_ago.map(|since| (since, 1000));
+        memory.spool_limit = 11_000;
+        memory.spool(size(6000));
+        assert_eq!(memory.spool_is_full_in(), Some(60));
+        memory.mode(Mode::Draining);
+        assert_eq!(memory.spool_is_full_in(), None);
     }
 
     #[test]

@@ -150,7 +150,14 @@ fn what_was_appended_is_read_in_order_and_every_field_of_it() {
         spool = open(&disk).0;
     }
     let credit = crate::model::credit::Credit::new(100, || {});
-    let batch = odd.clone().into_batch(credit.take(1).expect("room"));
+    let at = Place {
+        segment: 1,
+        offset: 64,
+    };
+    let stored = Stored { at, behind: at };
+    let batch = odd
+        .clone()
+        .into_batch(stored, credit.take(1).expect("room"));
     let again = Entry::of(&batch, odd.files.clone());
     assert_eq!(format!("{again:?}"), format!("{odd:?}"));
 }

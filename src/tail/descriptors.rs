@@ -250,6 +250,42 @@ impl Tail {
         over
     }
 
+    /// Whether some deleted file is not confirmed to its end.
+    #[must_use]
+    pub fn has_deleted_unconfirmed(&self) -> bool {
+        self.files.values().any(|file| {
+            let status = file.reader.as_ref().map(|reader| sys::status(reader.file()));
+            matches!(status, Some(Ok(status)) if status.links == 0 && status.size > file.confirmed.offset)
+        })
+    }
+
+    /// Deleted files that were not read to their end, oldest first.
+    #[must_use]
+    pub fn deleted_and_unread(&self) -> Vec<FileId> {
+        let unread = |(id, file): (&FileId, &Tailed)| {
+            let reader = file.reader.as_ref()?;
+            let status = sys::status(reader.file()).ok()?;
+            let unread = status.size > file.batched.offset && reader.archive().is_none();
+            (status.links == 0 && unread).then_some((file.rotated, *id))
+        };
+        let mut files: Vec<_> = self.files.iter().filter_map(unread).collect();
+        files.sort_unstable();
+        files.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Up to where a file was read, if it is open.
+    #[must_use]
+    pub fn read_to(&self, id: FileId) -> Option<u64> {
+        Some(self.files.get(&id)?.reader.as_ref()?.read_to())
+    }
+
+    /// How long a file is, if it is open.
+    #[must_use]
+    pub fn size(&self, id: FileId) -> Option<u64> {
+        let reader = self.files.get(&id)?.reader.as_ref()?;
+        Some(sys::status(reader.file()).ok()?.size)
+    }
+
     /// Closes a deleted file for good. How long it was.
     pub fn abandon(&mut self, id: FileId) -> Option<u64> {
         let file = self.files.get_mut(&id)?;

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tracing::info;
@@ -79,7 +80,7 @@ impl Tail {
         let inode = (record.identity.dev, record.identity.ino);
         let there = self.by_inode.get(&inode).and_then(|id| self.files.get(id));
         let rewritten = inode.1 == 0 || there.is_some_and(|file| file.born == record.identity.born);
-        let (id, path) = (record.id, record.path);
+        let (id, path) = (record.id, record.path.clone());
         let file = Tailed {
             registration: Registration::Durable,
             begins: record.begins,
@@ -103,7 +104,7 @@ impl Tail {
             )
         };
         self.take_in(id, file, now);
-        self.events.push(Event::Resumed(id, record.confirmed));
+        self.events.push(Event::Resumed(Arc::new(record)));
         self.vanished.push((id, size));
     }
 

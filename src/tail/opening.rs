@@ -168,7 +168,8 @@ impl Tail {
             tailed.confirmed = record.confirmed;
             tailed.batched = record.confirmed;
             info!(path = ?tailed.origin.path, file = %id, offset = record.confirmed.offset, "log file resumed");
-            self.events.push(Event::Resumed(id, record.confirmed));
+            self.events
+                .push(Event::Resumed(Arc::new(FileRecord { identity, ..record })));
         } else {
             info!(path = ?tailed.origin.path, file = %id, offset = begins.offset, "log file found");
         }

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use tracing::{info, warn};
@@ -505,7 +506,7 @@ impl Tail {
             tailed.found = record.found;
             tailed.confirmed = record.confirmed;
             tailed.batched = record.confirmed;
-            self.events.push(Event::Resumed(id, record.confirmed));
+            self.events.push(Event::Resumed(Arc::new(record)));
         }
         info!(path = ?tailed.origin.path, file = %id, at = ?found.path, offset, "compressed log file is read");
         self.met.remove(&found.inode);

@@ -153,6 +153,10 @@ impl Tail {
             let Some(file) = self.files.get_mut(id) else {
                 continue;
             };
+            // What is safe in the spool is confirmed later.
+            if mark.offset < file.confirmed.offset {
+                continue;
+            }
             file.confirmed = *mark;
             file.ages.confirmed(mark.offset);
             let done =

@@ -271,7 +271,8 @@ fn an_agent_without_its_broker_is_ready_stays_small_and_sends_when_the_broker_co
     ledger.assert_clean();
     ledger.assert_no_repeats();
     let peak = agent.resident_peak() >> 20;
-    assert!(peak < 64, "{peak} MiB");
+    // A full window each of what is read and of what comes back from the spool.
+    assert!(peak < 96, "{peak} MiB");
     assert!(agent.term().status.success());
 }
 #[test]

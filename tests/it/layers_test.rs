@@ -28,7 +28,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "tail", "treat",
         ],
     ),
-    ("daemon", &["config", "pipeline", "state", "status"]),
+    (
+        "daemon",
+        &["config", "pipeline", "spool", "state", "status"],
+    ),
     (
         "cli",
         &[

@@ -30,6 +30,7 @@ mod replay_test;
 mod rotation_test;
 mod settings_test;
 mod spool_test;
+mod spooling_test;
 mod status_test;
 #[allow(
     dead_code,
