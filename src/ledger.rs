@@ -176,8 +176,8 @@ impl Ledger {
 
     /// Up to where a file's bytes are confirmed.
     #[must_use]
-    pub fn confirmed_to(&self, file: FileId) -> Option<u64> {
-        Some(self.entries.get(&file)?.confirmed.mark.offset)
+    pub fn confirmed(&self, file: FileId) -> Option<Mark> {
+        Some(self.entries.get(&file)?.confirmed.mark)
     }
 
     /// What was handed to the spool of a file and is not acknowledged: from where, up to where, and

@@ -19,7 +19,7 @@ use crate::amqp::{self, Checked, Command, FailureKind};
 use crate::config::{Config, WhenFull};
 use crate::lane::{self, Input, Lane, Output};
 use crate::model::credit::Credit;
-use crate::model::{Range, Skipped};
+use crate::model::{FileRecord, Range, Skipped};
 use crate::publish::{Outcome, Queue, Target};
 use crate::relay::{self, Action, Appended, Flow, Looked, Notice, Relay, Verdict};
 use crate::spool::worker::{News, Order, Worker};
@@ -420,7 +420,13 @@ impl Pipeline {
             }
             Output::Tail(Event::Resumed(record)) => {
                 self.relay.opened(record.id, record.confirmed);
-                self.store.opened(record);
+                // What the lane goes on from may be safe in the spool alone.
+                let confirmed = self.relay.confirmed(record.id);
+                let confirmed = confirmed.unwrap_or(record.confirmed);
+                self.store.opened(Arc::new(FileRecord {
+                    confirmed,
+                    ..(*record).clone()
+                }));
             }
             Output::Tail(Event::Identified(file, identity)) => {
                 self.store.identified(file, identity);

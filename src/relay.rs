@@ -278,6 +278,12 @@ impl Relay {
         self.ledger.recovered(confirmed, spooled);
     }
 
+    /// Up to where a file is confirmed, whatever the spool has of it.
+    #[must_use]
+    pub fn confirmed(&self, file: FileId) -> Option<Mark> {
+        self.ledger.confirmed(file)
+    }
+
     /// A file is gone and confirmed.
     pub fn forget(&mut self, file: FileId) {
         self.ledger.forget(file);
@@ -524,7 +530,7 @@ impl Relay {
 
     /// Files of which the spool has something, and how far each is confirmed.
     pub fn spooled(&self) -> impl Iterator<Item = (FileId, u64)> {
-        let confirmed = |file| Some((file, self.ledger.confirmed_to(file)?));
+        let confirmed = |file| Some((file, self.ledger.confirmed(file)?.offset));
         self.backlog.files().filter_map(confirmed)
     }
 
