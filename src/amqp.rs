@@ -26,7 +26,7 @@ pub use connect::{Address, Login, NotAnAddress};
 pub use tls::Tls;
 
 /// Where and how to connect, and what must be there.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Brokers, tried in turn.
     pub addresses: Vec<Address>,
@@ -64,7 +64,7 @@ impl Settings {
 }
 
 /// Exchange and queues.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topology {
     /// A durable fanout exchange.
     pub exchange: String,
@@ -75,7 +75,7 @@ pub struct Topology {
 }
 
 /// A queue.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Queue {
     /// Its name.
     pub name: Arc<str>,

@@ -1,6 +1,7 @@
 //! The daemon: opens the state, runs the pipeline under signals, and says with which code to leave.
 
 mod control;
+mod reload;
 
 use std::process::exit;
 
@@ -8,8 +9,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::config::Config;
+use crate::pipeline::reload::spool_options;
 use crate::pipeline::{self, Opened, StageEnded, Watch};
-use crate::spool::{self, RealDisk, Spool, SpoolError};
+use crate::spool::{RealDisk, Spool, SpoolError};
 use crate::state::{Change, State, StateError};
 use crate::sys;
 use crate::telemetry::Recent;
@@ -37,7 +39,15 @@ pub enum DaemonError {
 ///
 /// # Errors
 /// It could not run, or not go on.
-pub fn run(config: &Config, recent: Recent) -> Result<(), DaemonError> {
+pub fn run(config: Config, recent: Recent) -> Result<(), DaemonError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(DaemonError::Runtime)?;
+    // Before anything that takes time: until somebody listens, this signal ends the process.
+    let hangup = runtime
+        .block_on(async { signal(SignalKind::hangup()) })
+        .map_err(DaemonError::Runtime)?;
     let names: Vec<_> = config
         .sources
         .iter()
@@ -45,7 +55,7 @@ pub fn run(config: &Config, recent: Recent) -> Result<(), DaemonError> {
         .collect();
     let (mut state, loaded) = State::open(&config.state_dir, &names)?;
     let (spool, recovered) =
-        Spool::open(RealDisk::new(), spool_options(config), loaded.spool_done)?;
+        Spool::open(RealDisk::new(), spool_options(&config), loaded.spool_done)?;
     if let (Some(from), true) = (recovered.from, recovered.ignored) {
         // The place that the state has may come to be later, and would skip what is there then.
         state.save(Change::SpoolDone(spool.id(), from))?;
@@ -67,14 +77,17 @@ pub fn run(config: &Config, recent: Recent) -> Result<(), DaemonError> {
     if config.sources.is_empty() {
         warn!("no [[source]] is configured; running idle");
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(DaemonError::Runtime)?;
     let (ask, questions) = pipeline::questions();
     let control = Control::start(&config.control, ask);
-    let watch = Watch { recent, questions };
+    let (reload, reloads) = tokio::sync::mpsc::unbounded_channel();
+    let watch = Watch {
+        recent,
+        questions,
+        reloads,
+    };
+    let path = config.path.clone();
     let ran = runtime.block_on(async {
+        tokio::spawn(reload::follow(hangup, path, reload));
         let stop = stop_signal().map_err(DaemonError::Runtime)?;
         Ok(pipeline::run(config, state, loaded, spool, watch, stop).await?)
     });
@@ -84,28 +97,14 @@ pub fn run(config: &Config, recent: Recent) -> Result<(), DaemonError> {
     ran
 }
 
-fn spool_options(config: &Config) -> spool::Options {
-    let spool = &config.spool;
-    spool::Options {
-        directory: spool.directory.clone(),
-        bytes_max: spool.bytes_max,
-        segment_bytes: spool.segment_bytes,
-        free_min: spool.free_min,
-    }
-}
-
 /// Completes with the first SIGTERM or SIGINT; from then on another one ends the process.
 fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
-    let mut hup = signal(SignalKind::hangup())?;
     Ok(async move {
-        loop {
-            tokio::select! {
-                _ = term.recv() => break,
-                _ = int.recv() => break,
-                _ = hup.recv() => warn!("reload is not built yet; restart to change the configuration"),
-            }
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
         }
         tokio::spawn(async move {
             tokio::select! {

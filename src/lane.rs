@@ -5,9 +5,10 @@
 mod account;
 mod groups;
 mod place;
+mod reload;
 mod salvage;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -24,6 +25,7 @@ use crate::tail::watch::Hints;
 use crate::tail::{Event, Registration, Tail};
 use crate::treat::Treatment;
 use groups::Groups;
+pub use reload::{Settings, Settled};
 
 /// Bytes that one file is read before the next one has its turn.
 const QUANTUM: usize = 256 * 1024;
@@ -49,6 +51,8 @@ pub enum Input {
     Rewind(Vec<Rewind>),
     /// The broker takes bodies of at most so many bytes: batches are full before that.
     Limit(usize),
+    /// Go on with these settings.
+    Reload(Box<Settings>),
     /// Say how it is; answered within a quantum, room or no room.
     Report(oneshot::Sender<Report>),
     /// Read no more, and hand over what has gathered. Told again: end at once.
@@ -80,7 +84,7 @@ pub enum Output {
 pub struct Report {
     /// Its sources, in the configuration's order.
     pub sources: Vec<SourceReport>,
-    /// Every file that it watches, in no order.
+    /// Every file that it watches, in no order; the index of its source is that in `sources`.
     pub files: Vec<FileReport>,
     /// Since when it reads nothing, because a batch finds no room in the window.
     pub full_since: Option<Instant>,
@@ -177,6 +181,12 @@ pub struct Lane<S: Fn(Output)> {
     next_care: Instant,
     /// One per source.
     counts: Vec<Count>,
+    /// Indexes of the sources that there are, in the configuration's order.
+    order: Vec<usize>,
+    /// The number of the last reload.
+    reload: u64,
+    /// The broker takes no larger bodies.
+    body_max: Option<usize>,
     full_since: Option<Instant>,
     /// It was told that there is no room.
     told_full: bool,
@@ -232,6 +242,9 @@ impl<S: Fn(Output)> Lane<S> {
             lineless_since: vec![None; sources],
             parked: std::collections::VecDeque::new(),
             counts: vec![Count::default(); sources],
+            order: (0..sources).collect(),
+            reload: 0,
+            body_max: None,
             full_since: None,
             told_full: false,
             scanned: None,
@@ -307,7 +320,7 @@ impl<S: Fn(Output)> Lane<S> {
     /// What still matters when nothing new is looked for.
     fn take_stopped(&mut self, input: Input) {
         match input {
-            Input::Scan(_) | Input::Written => {}
+            Input::Scan(_) | Input::Written | Input::Reload(_) => {}
             Input::Room => {
                 self.told_full = false;
                 self.hand_over();
@@ -318,6 +331,8 @@ impl<S: Fn(Output)> Lane<S> {
 
     fn take(&mut self, input: Input, now: Instant) {
         match input {
+            // Discovery had not heard of the reload yet.
+            Input::Scan(scan) if scan.reload != self.reload => {}
             Input::Scan(scan) => {
                 self.scanned = Some(now);
                 self.tail.apply(&scan, now);
@@ -329,11 +344,17 @@ impl<S: Fn(Output)> Lane<S> {
             }
             Input::Written => self.tail.hint(self.hints.take(), now),
             Input::Room => self.told_full = false,
-            Input::Registered(ids) => ids.into_iter().for_each(|id| self.tail.registered(id)),
+            Input::Registered(ids) => {
+                ids.into_iter().for_each(|id| self.tail.registered(id, now));
+            }
             Input::Confirmed(confirmed) => {
                 self.tail.confirmed(&confirmed, now);
             }
-            Input::Limit(bytes) => self.open.iter_mut().for_each(|open| open.limit(bytes)),
+            Input::Limit(bytes) => {
+                self.body_max = Some(bytes);
+                self.open.iter_mut().for_each(|open| open.limit(bytes));
+            }
+            Input::Reload(settings) => self.reload(*settings, now),
             Input::Rewind(rewinds) => self.rewind(&rewinds, now),
             Input::Report(reply) => self.report(reply),
             // All callers of this function deal with these themselves.
@@ -342,17 +363,25 @@ impl<S: Fn(Output)> Lane<S> {
     }
 
     fn report(&self, reply: oneshot::Sender<Report>) {
-        let names = self.tail.sources().iter().map(|source| &source.name);
+        let source = |index: &usize| SourceReport {
+            name: Arc::clone(&self.tail.source(*index).name),
+            count: self.counts[*index],
+        };
+        let order = self.order.iter().enumerate();
+        let place: HashMap<usize, usize> = order.map(|(place, index)| (*index, place)).collect();
+        let mut files = self.tail.report(Instant::now());
+        // What is left of a source that there is no more is told of nobody's.
+        files.retain_mut(|file| {
+            let place = place.get(&file.source);
+            place.is_some_and(|place| {
+                file.source = *place;
+                true
+            })
+        });
         // Who asked may have stopped waiting.
         let _ = reply.send(Report {
-            sources: names
-                .zip(&self.counts)
-                .map(|(name, count)| SourceReport {
-                    name: Arc::clone(name),
-                    count: *count,
-                })
-                .collect(),
-            files: self.tail.report(Instant::now()),
+            sources: self.order.iter().map(source).collect(),
+            files,
             full_since: self.full_since,
             scanned: self.scanned,
         });

@@ -2,6 +2,7 @@
 //! deciders ask for, and takes them down in the order in which the data flows.
 
 pub mod preview;
+pub(crate) mod reload;
 mod report;
 mod store;
 
@@ -26,14 +27,16 @@ use crate::spool::worker::{News, Order, Worker};
 use crate::state::{Change, Durable, Loaded, State};
 use crate::sys;
 use crate::tail::descriptors::{Limits, open_files_max};
-use crate::tail::discover::{Discovery, Memory, Waker};
+use crate::tail::discover::{Discovery, Memory, Sought, Waker};
 use crate::tail::watch::{Hints, Watches};
-use crate::tail::{Event, Source, Tail};
+use crate::tail::{Event, Tail};
 use crate::telemetry::Recent;
 use crate::treat::Treatment;
 use crate::wire::Sender as WireSender;
+use reload::{Link, Relinking, Sources, tail_source};
 use store::Store;
 
+pub use reload::{Reload, Reloads};
 pub use report::{Ask, Question, Questions, Silent, questions};
 pub use store::Opened;
 
@@ -52,6 +55,8 @@ pub struct Watch {
     pub recent: Recent,
     /// Answered while the pipeline works.
     pub questions: Questions,
+    /// Followed while the pipeline works.
+    pub reloads: Reloads,
 }
 
 /// Runs until `stop`, and then until everything is confirmed or the time for it is up.
@@ -59,7 +64,7 @@ pub struct Watch {
 /// # Errors
 /// A stage ended early: the daemon cannot go on.
 pub async fn run(
-    config: &Config,
+    config: Config,
     state: State,
     loaded: Loaded,
     spool: Opened,
@@ -69,7 +74,7 @@ pub async fn run(
     let mut pipeline = Pipeline::start(config, state, loaded, spool, watch);
     info!("ready");
     let stopped_at = pipeline.serve(stop).await?;
-    let until = stopped_at + config.shutdown_timeout;
+    let until = stopped_at + pipeline.config.shutdown_timeout;
     pipeline
         .finish(until.checked_sub(STOP_RESERVE).unwrap_or(stopped_at))
         .await;
@@ -87,9 +92,17 @@ struct Pipeline {
     news: UnboundedReceiver<News>,
     changes: Option<Sender<Change>>,
     durable: UnboundedReceiver<Durable>,
-    commands: Option<UnboundedSender<Command>>,
-    events: UnboundedReceiver<amqp::Event>,
-    link: JoinHandle<()>,
+    link: Link,
+    /// Those that were replaced, and are not closed yet.
+    links_before: Vec<JoinHandle<()>>,
+    /// How the link connects.
+    linked: amqp::Settings,
+    relinking: Option<Relinking>,
+    /// What is in force.
+    config: Config,
+    sender: WireSender,
+    sources: Sources,
+    reloads: Reloads,
     ended: UnboundedReceiver<&'static str>,
     blocked: bool,
     failure: Option<String>,
@@ -133,7 +146,7 @@ impl Drop for TellEnd {
 
 impl Pipeline {
     fn start(
-        config: &Config,
+        config: Config,
         state: State,
         mut loaded: Loaded,
         spool: Opened,
@@ -188,7 +201,7 @@ impl Pipeline {
             end: spool.end(),
             left: if begin < spool.end() { u64::MAX } else { 0 },
         };
-        let mut relay = relay(config, sender.clone(), flow);
+        let mut relay = relay(&config, sender.clone(), flow);
         let (spooled, made) = store::take_in(recovered, &mut loaded);
         spooled.iter().for_each(|spooled| spooled.tell(&mut relay));
         for record in made {
@@ -211,20 +224,19 @@ impl Pipeline {
             }
         };
         spawn("spool", Box::new(work));
-        let options = lane_options(config);
-        let intervals = config.sources.iter().map(|source| source.poll_interval);
-        let poll_interval = intervals.min().unwrap_or(Duration::from_secs(60));
+        let options = lane_options(&config);
+        let sources = Sources::new(&config.sources, loaded.scanned.clone());
         let had = loaded
             .files
             .iter()
             .map(|file| file.path.as_path().to_path_buf())
             .collect();
         let (agent, lost) = (loaded.agent, loaded.lost_bytes);
-        let told = report::Memory::new(config, agent, lost, poll_interval, watch.recent);
-        let tail = tail(config, loaded);
-        let treatments = treatments(config);
+        let told = report::Memory::new(&config, agent, lost, watch.recent);
+        let tail = tail(&config, loaded);
+        let treatments = treatments(&config);
         let work = {
-            let (hints, credit) = (hints.clone(), credit.clone());
+            let (hints, credit, sender) = (hints.clone(), credit.clone(), sender.clone());
             move || {
                 let send = move |output| {
                     let _ = tell_output.send(output);
@@ -237,10 +249,12 @@ impl Pipeline {
         spawn("lane", Box::new(work));
 
         let memory = Memory::new(had);
-        let looked_for = config
-            .sources
-            .iter()
-            .map(|source| (source.selection.clone(), source.poll_interval));
+        let sought = |(index, source): (usize, &crate::config::Source)| Sought {
+            source: index,
+            selection: source.selection.clone(),
+            interval: source.poll_interval,
+        };
+        let looked_for = config.sources.iter().enumerate().map(sought);
         let (discovery, waker) = Discovery::new(looked_for.collect(), memory);
         let work = {
             let (written, deliver, waker) = (lane.clone(), lane.clone(), waker.clone());
@@ -254,10 +268,6 @@ impl Pipeline {
         };
         spawn("discovery", Box::new(work));
 
-        let (commands, command_inputs) = unbounded_channel();
-        let (tell_event, events) = unbounded_channel();
-        let link = tokio::spawn(amqp::run(config.broker.clone(), command_inputs, tell_event));
-
         Self {
             relay,
             lane,
@@ -267,18 +277,23 @@ impl Pipeline {
             news,
             changes: Some(changes),
             durable,
-            commands: Some(commands),
-            events,
-            link,
+            link: Link::start(config.broker.clone()),
+            links_before: Vec::new(),
+            linked: config.broker.clone(),
+            relinking: None,
+            sender,
+            sources,
+            reloads: watch.reloads,
             ended,
             blocked: false,
             failure: None,
-            optional: optional(config),
+            optional: optional(&config),
             absent: HashSet::new(),
             credit,
             reading,
             questions: watch.questions,
             memory: told,
+            config,
             stopped: None,
             closed: false,
         }
@@ -295,6 +310,7 @@ impl Pipeline {
                     return Err(StageEnded(name));
                 },
             }
+            self.relink_if_settled();
         }
     }
 
@@ -302,6 +318,9 @@ impl Pipeline {
     /// topology check.
     async fn finish(&mut self, until: Instant) {
         info!("stopping");
+        self.reloads.close();
+        while self.reloads.try_recv().is_ok() {}
+        self.abandon_relinking();
         let _ = self.lane.send(Input::Stop);
         let now = Instant::now();
         let half = now + until.saturating_duration_since(now) / 2;
@@ -351,7 +370,7 @@ impl Pipeline {
 
     /// Closes what flows out of the relay, and waits for the last stages.
     async fn take_down(mut self, until: Instant) {
-        self.commands = None;
+        self.link.commands = None;
         self.changes = None;
         self.store.close();
         // A lane that still waits for room waits no more. Discovery ends when the lane has.
@@ -370,7 +389,10 @@ impl Pipeline {
         let all = async {
             ends.await;
             // Its failure would be its end, which is what is waited for.
-            let _ = self.link.await;
+            for link in self.links_before {
+                let _ = link.await;
+            }
+            let _ = self.link.task.await;
         };
         if tokio::time::timeout_at(until.into(), all).await.is_err() {
             warn!("some stages did not end in time; left behind");
@@ -380,13 +402,17 @@ impl Pipeline {
     /// Waits for one thing to happen and deals with it. The name of a stage that has ended.
     async fn step(&mut self) -> Option<&'static str> {
         let deadline = self.relay.deadline();
+        let relinking_until = self.relinking_until();
         tokio::select! {
             biased;
             name = self.ended.recv() => return name,
+            Some(reload) = self.reloads.recv() => self.reload(reload),
+            // Whoever calls this looks whether it is time.
+            () = sleep_until(relinking_until) => {}
             Some(durable) = self.durable.recv() => self.durable(durable),
             Some(news) = self.news.recv() => self.spool_news(news),
             Some(question) = self.questions.recv() => self.answer(question),
-            event = self.events.recv() => match event {
+            event = self.link.events.recv() => match event {
                 Some(event) => self.link_event(event),
                 None => return Some("link"),
             },
@@ -662,7 +688,7 @@ impl Pipeline {
     }
 
     fn command(&self, command: Command) {
-        if let Some(commands) = &self.commands {
+        if let Some(commands) = &self.link.commands {
             // The link has ended, and that is noticed by its events.
             let _ = commands.send(command);
         }
@@ -725,20 +751,19 @@ fn treatments(config: &Config) -> Vec<Treatment> {
 }
 
 fn tail(config: &Config, loaded: Loaded) -> Tail {
-    let source = |source: &crate::config::Source| Source {
-        name: Arc::clone(&source.name),
-        from_end: source.from_end,
-        splitter: Arc::clone(&source.splitter),
-        ignore_older: source.ignore_older,
-        poll_interval: source.poll_interval,
-        first_scan: !loaded.scanned.contains(&*source.name),
+    let source = |source: &crate::config::Source| {
+        let first_scan = !loaded.scanned.contains(&*source.name);
+        tail_source(source, first_scan)
     };
     let sources = config.sources.iter().map(source).collect();
-    let limits = Limits {
+    Tail::new(Arc::clone(&config.host), sources, loaded.files).within(limits(config))
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
         open_max: open_files_max(sys::open_files_limit()),
         deleted_bytes_max: config.deleted_bytes_max,
-    };
-    Tail::new(Arc::clone(&config.host), sources, loaded.files).within(limits)
+    }
 }
 
 fn optional(config: &Config) -> HashSet<Arc<str>> {
@@ -748,15 +773,20 @@ fn optional(config: &Config) -> HashSet<Arc<str>> {
 }
 
 fn relay(config: &Config, sender: WireSender, flow: Flow) -> Relay {
-    let topology = &config.broker.topology;
+    Relay::new(relay_options(config), sender, queues(config), flow)
+}
+
+fn relay_options(config: &Config) -> relay::Options {
+    relay::Options {
+        check_interval: config.check_interval,
+        declare: config.broker.topology.declare,
+    }
+}
+
+fn queues(config: &Config) -> Vec<Queue> {
     let queue = |queue: &amqp::Queue| Queue {
         name: Arc::clone(&queue.name),
         required: queue.required,
     };
-    let options = relay::Options {
-        check_interval: config.check_interval,
-        declare: topology.declare,
-    };
-    let queues = topology.queues.iter().map(queue).collect();
-    Relay::new(options, sender, queues, flow)
+    config.broker.topology.queues.iter().map(queue).collect()
 }

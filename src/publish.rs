@@ -189,6 +189,13 @@ impl Window {
             .any(|slot| !matches!(slot.state, SlotState::Waiting | SlotState::Sent(_)))
     }
 
+    /// These are the queues from now on. There is no connection.
+    pub fn serve(&mut self, queues: Vec<Queue>) {
+        self.queues = queues;
+        self.no_direct = false;
+        self.caution = None;
+    }
+
     /// Publishing may go on: there is a connection, and the topology is good.
     pub fn open(&mut self) {
         self.open = true;

@@ -5,6 +5,7 @@
 //! them; from there they go into the window before anything newer does. No I/O.
 
 mod backlog;
+mod relink;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -106,6 +107,8 @@ pub enum Notice {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Topology {
+    /// The first attempt to connect is on its way.
+    Connecting,
     /// No connection.
     Offline,
     /// A check runs and nothing is published until it is good.
@@ -213,7 +216,7 @@ pub struct Relay {
     credit: Credit,
     /// What was read from the spool and is not acknowledged.
     reading: Credit,
-    /// They wait for the spool to be empty.
+    /// They wait for the spool to be empty, or for another link.
     waiting: VecDeque<Batch>,
     /// What was to be appended was asked back.
     recalling: bool,
@@ -226,6 +229,8 @@ pub struct Relay {
     told: BTreeSet<String>,
     /// Until then another unroutable message means that making the bindings did not help.
     unrouted: Option<Instant>,
+    /// Another link is to take the place of this one.
+    settling: bool,
     /// No batch comes any more: the last check runs as soon as everything is acknowledged.
     closing: bool,
 }
@@ -240,7 +245,7 @@ impl Relay {
             sender,
             window: Window::new(queues),
             ledger: Ledger::default(),
-            topology: Topology::Offline,
+            topology: Topology::Connecting,
             course: if backlog.is_at_end() {
                 Course::Direct
             } else {
@@ -256,6 +261,7 @@ impl Relay {
             refusing: None,
             told: BTreeSet::new(),
             unrouted: None,
+            settling: false,
             closing: false,
         }
     }
@@ -306,6 +312,7 @@ impl Relay {
             return;
         }
         match self.course {
+            Course::Direct if self.settling => self.waiting.push_back(batch),
             Course::Direct => {
                 self.ledger.taken(&batch.ranges);
                 self.enter_window(batch);
@@ -495,10 +502,10 @@ impl Relay {
     pub fn salvage(&mut self, actions: &mut Vec<Action>) {
         if self.course != Course::Spool {
             let rewinds = self.take_back();
-            self.course = Course::Spool;
             if !rewinds.is_empty() {
                 actions.push(Action::Rewind(rewinds));
             }
+            self.spool_what_waits(actions);
         }
     }
 
@@ -511,17 +518,26 @@ impl Relay {
     /// Whether waiting may help: there is a connection, and what must be there is or is being made.
     #[must_use]
     pub fn can_progress(&self) -> bool {
-        self.backlog.appending > 0 || !matches!(self.topology, Topology::Offline | Topology::Bad(_))
+        let waits = matches!(
+            self.topology,
+            Topology::Connecting | Topology::Offline | Topology::Bad(_)
+        );
+        self.backlog.appending > 0 || !waits
     }
 
     /// Whether everything that it was given is confirmed, or safe in the spool and not on its way.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        let left = match self.course {
-            Course::Direct => !self.window.is_empty(),
-            Course::Spool | Course::Wait => self.window.in_flight() > 0,
-        };
-        !left && self.backlog.appending == 0 && self.waiting.is_empty() && !self.is_dirty()
+        let waits = self.backlog.appending > 0 || !self.waiting.is_empty();
+        self.is_idle() && !waits && !self.is_dirty()
+    }
+
+    /// Whether nothing is on its way to the broker, or about to be if it was not handed to the spool.
+    fn is_idle(&self) -> bool {
+        match self.course {
+            Course::Direct => self.window.is_empty(),
+            Course::Spool | Course::Wait => self.window.in_flight() == 0,
+        }
     }
 
     fn is_dirty(&self) -> bool {
@@ -548,6 +564,7 @@ impl Relay {
     #[must_use]
     pub fn state(&self) -> &'static str {
         match self.topology {
+            Topology::Connecting => "connecting",
             Topology::Offline => "offline",
             Topology::Checking => "checking",
             Topology::Good(_) | Topology::Rechecking if self.refusing.is_some() => "refused",
@@ -578,11 +595,7 @@ impl Relay {
         self.perform(asked, now, actions);
         match &self.topology {
             Topology::Good(due) => {
-                let settled = match self.course {
-                    Course::Direct => self.window.is_empty(),
-                    Course::Spool | Course::Wait => self.window.in_flight() == 0,
-                };
-                let last = self.closing && settled && self.is_dirty();
+                let last = (self.closing || self.settling) && self.is_idle() && self.is_dirty();
                 if now >= *due || last {
                     self.check(Topology::Rechecking, actions);
                 }
@@ -607,7 +620,8 @@ impl Relay {
     fn steer(&mut self, actions: &mut Vec<Action>) {
         match self.course {
             Course::Direct => {
-                if !self.takes() && self.credit.has_refused() && !self.closing {
+                let stays = self.closing || self.settling;
+                if !self.takes() && self.credit.has_refused() && !stays {
                     self.turn_to_spool(actions);
                 }
             }
@@ -633,7 +647,8 @@ impl Relay {
 
     fn look(&mut self, actions: &mut Vec<Action>) {
         let flows = matches!(self.topology, Topology::Good(_) | Topology::Rechecking);
-        if self.course == Course::Direct || !flows || self.blocked || self.closing {
+        let stays = self.closing || self.settling;
+        if self.course == Course::Direct || !flows || self.blocked || stays {
             return;
         }
         if !self.reading.is_half_free() {
@@ -810,6 +825,9 @@ impl Relay {
             files: rewinds.len(),
         }));
         actions.push(Action::Rewind(rewinds));
+        if self.course == Course::Spool {
+            self.spool_what_waits(actions);
+        }
     }
 }
 

@@ -517,6 +517,15 @@ impl<D: Disk> Spool<D> {
         }
     }
 
+    /// From now on it may become so large. It stays where it is.
+    pub fn resize(&mut self, options: &Options) {
+        let directory = std::mem::take(&mut self.options.directory);
+        self.options = Options {
+            directory,
+            ..options.clone()
+        };
+    }
+
     /// Bytes after which a segment is closed.
     #[must_use]
     pub fn segment_bytes(&self) -> u64 {

@@ -17,6 +17,7 @@ mod passed;
 mod progress;
 mod queue;
 pub mod reader;
+pub mod reload;
 pub mod report;
 mod rotation;
 mod tailed;
@@ -79,6 +80,8 @@ pub enum Event {
 pub struct Tail {
     host: Arc<str>,
     sources: Vec<Source>,
+    /// Indexes of sources that there are no more. They may come back.
+    removed: HashSet<usize>,
     files: HashMap<FileId, Tailed>,
     by_inode: HashMap<(u64, u64), FileId>,
     by_link: HashMap<PathBuf, FileId>,
@@ -137,6 +140,7 @@ impl Tail {
         Self {
             host,
             sources,
+            removed: HashSet::new(),
             files: HashMap::new(),
             by_inode: HashMap::new(),
             by_link: HashMap::new(),

@@ -20,6 +20,6 @@ Exit codes: 0 stopped by SIGTERM or SIGINT, 70 internal error, 74 I/O error,
 
 pub(super) fn run(path: &Path, recent: Recent) -> Result<(), Failure> {
     let config = config::load(path)?;
-    daemon::run(&config, recent)?;
+    daemon::run(config, recent)?;
     Ok(())
 }

@@ -80,6 +80,8 @@ enum Step {
     Confirm,
     /// A topology check failed: back to what is confirmed.
     Rewind,
+    /// The settings are others: batches are smaller or larger, and lines are treated anew.
+    Reload,
     /// A clean stop and a start.
     Restart,
     /// kill -9 and a start.
@@ -104,7 +106,7 @@ impl Random {
 
     fn step(&mut self) -> Step {
         let file = self.index(2);
-        match self.below(26) {
+        match self.below(27) {
             0..=5 => Step::Append {
                 file,
                 lines: self.index(4),
@@ -128,6 +130,7 @@ impl Random {
             21 => Step::DeleteAndAppend { file },
             22 => Step::Link { file },
             23 | 24 => Step::Compress { file },
+            25 => Step::Reload,
             _ if self.below(2) == 0 => Step::Restart,
             _ => Step::Crash,
         }
@@ -603,6 +606,12 @@ impl Rig {
             Step::Rewind => {
                 let files = self.reached.keys().copied().collect();
                 self.rewind(files);
+            }
+            Step::Reload => {
+                let small = self.options.batch_bytes_max < 1000;
+                self.options.batch_bytes_max = if small { 1 << 20 } else { 400 };
+                self.driven.reload(true, true);
+                self.receive();
             }
             Step::Restart | Step::Crash => {
                 if matches!(step, Step::Restart) {

@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Input, Lane, Options, Output};
+use super::{Input, Lane, Options, Output, Settings, Settled};
 use crate::lines::Splitter;
 use crate::model::credit::Credit;
 use crate::model::{Batch, Confirmed, FileId, FileRecord, Mark};
 use crate::tail::descriptors::Limits;
 use crate::tail::discover::{Memory, Pattern, Scan, Selection, scan};
+use crate::tail::reload::Renewed;
 use crate::tail::watch::Hints;
 use crate::tail::{Event, Source, Tail};
 use crate::treat::Treatment;
@@ -52,6 +53,10 @@ pub(super) struct Driven {
     /// What is durable.
     pub(super) records: HashMap<FileId, FileRecord>,
     scanned: bool,
+    /// The number of the last reload.
+    reloads: u64,
+    /// There is a source.
+    present: bool,
     /// In batches that were taken, and not confirmed yet.
     pub(super) reached: HashMap<FileId, (Mark, bool)>,
 }
@@ -87,6 +92,8 @@ impl Driven {
             memory: Memory::default(),
             records: HashMap::new(),
             scanned: false,
+            reloads: 0,
+            present: true,
             reached: HashMap::new(),
         }
     }
@@ -126,6 +133,7 @@ impl Driven {
         self.memory = Memory::new(paths.collect());
         self.reached.clear();
         self.news.clear();
+        (self.reloads, self.present) = (0, true);
     }
 
     pub(super) fn lane(&mut self) -> &mut Lane<Send> {
@@ -153,7 +161,38 @@ impl Driven {
 
     /// What a scan sees now.
     pub(super) fn look(&mut self) -> Scan {
-        scan(std::slice::from_ref(&self.selection), &mut self.memory)
+        let selections = std::slice::from_ref(&self.selection);
+        let selections = if self.present { selections } else { &[] };
+        let reload = self.reloads;
+        Scan {
+            reload,
+            ..scan(selections, &mut self.memory)
+        }
+    }
+
+    /// A reload with the settings as they are now; `treats_anew` tells whether they are others for
+    /// lines. Without the source it belongs to no configuration any more.
+    pub(super) fn reload(&mut self, present: bool, treats_anew: bool) {
+        self.reloads += 1;
+        let source = Settled {
+            renewed: Renewed {
+                index: 0,
+                source: self.source.clone(),
+                selection: self.selection.clone(),
+                selects_anew: !self.present,
+                treats_anew,
+            },
+            treatment: self.treatment.clone(),
+            ranges_len_max: 500,
+        };
+        self.present = present;
+        let settings = Settings {
+            options: self.options.clone(),
+            limits: self.limits,
+            sources: present.then_some(source).into_iter().collect(),
+            reload: self.reloads,
+        };
+        self.tell(Input::Reload(Box::new(settings)));
     }
 
     /// The next thing that the lane brought forth.

@@ -1344,3 +1344,4 @@ fn a_generation_that_a_scan_missed_although_it_saw_the_next_one_is_read() {
 }
 
 mod packed_test;
+mod reload_test;

@@ -12,7 +12,6 @@ pub const MESSAGE_OVERHEAD: usize = 1024;
 pub struct Credit(Arc<Shared>);
 
 struct Shared {
-    bytes_max: usize,
     account: Mutex<Account>,
     /// Called without the lock held, when room came back that somebody asked for in vain.
     wake: Box<dyn Fn() + Send + Sync>,
@@ -20,6 +19,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Account {
+    bytes_max: usize,
     bytes: usize,
     messages: usize,
     /// Somebody was refused, or waits for fewer messages, since the last wake.
@@ -33,17 +33,32 @@ impl Credit {
     /// refusal.
     pub fn new(bytes_max: usize, wake: impl Fn() + Send + Sync + 'static) -> Self {
         Self(Arc::new(Shared {
-            bytes_max,
-            account: Mutex::default(),
+            account: Mutex::new(Account {
+                bytes_max,
+                ..Account::default()
+            }),
             wake: Box::new(wake),
         }))
+    }
+
+    /// From now on so many bytes may be out.
+    pub fn resize(&self, bytes_max: usize) {
+        let wanted = {
+            let mut account = self.0.lock();
+            account.bytes_max = bytes_max;
+            account.refused = false;
+            std::mem::take(&mut account.wanted)
+        };
+        if wanted {
+            (self.0.wake)();
+        }
     }
 
     /// A permit for one message of `bytes`, if it fits. A message larger than the whole account
     /// goes when nothing else is out.
     pub fn take(&self, bytes: usize) -> Option<Permit> {
         let mut account = self.0.lock();
-        let fits = account.bytes.saturating_add(bytes) <= self.0.bytes_max;
+        let fits = account.bytes.saturating_add(bytes) <= account.bytes_max;
         if !fits && account.messages > 0 {
             account.wanted = true;
             account.refused = true;
@@ -79,7 +94,7 @@ impl Credit {
     #[must_use]
     pub fn is_half_free(&self) -> bool {
         let account = self.0.lock();
-        account.messages == 0 || account.bytes <= self.0.bytes_max / 2
+        account.messages == 0 || account.bytes <= account.bytes_max / 2
     }
 
     /// Whether fewer than `messages_max` messages are out; if not, the next return wakes.
@@ -108,7 +123,6 @@ impl Shared {
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Credit")
-            .field("bytes_max", &self.bytes_max)
             .field("account", &self.account)
             .finish_non_exhaustive()
     }

@@ -118,6 +118,8 @@ pub(super) struct Memory {
     url: String,
     last_error: Option<String>,
     queues: Vec<status::Queue>,
+    /// Those of the next link.
+    wanted_queues: Option<Vec<status::Queue>>,
     relay: Since<&'static str>,
     saving: Since<bool>,
     mode: Since<Mode>,
@@ -129,21 +131,7 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    pub(super) fn new(
-        config: &Config,
-        agent: AgentId,
-        lost_bytes: u64,
-        poll_interval: Duration,
-        recent: Recent,
-    ) -> Self {
-        let queue = |queue: &amqp::Queue| status::Queue {
-            name: queue.name.to_string(),
-            kind: queue.kind.as_str().to_owned(),
-            present: None,
-            required: queue.required,
-            drift: None,
-        };
-        let sources = config.sources.iter().map(|source| Arc::clone(&source.name));
+    pub(super) fn new(config: &Config, agent: AgentId, lost_bytes: u64, recent: Recent) -> Self {
         let started_at = Timestamp::now();
         Self {
             agent,
@@ -153,22 +141,47 @@ impl Memory {
                 loaded_at: time(config.loaded_at),
                 reload_error: None,
             },
-            sources: sources.collect(),
-            poll_interval,
+            sources: names(config),
+            poll_interval: poll_interval(config),
             recent,
             started: Instant::now(),
             started_at,
             broker: Since::new(BrokerState::Connecting),
             url: String::new(),
             last_error: None,
-            queues: config.broker.topology.queues.iter().map(queue).collect(),
-            relay: Since::new("offline"),
+            queues: queues(config),
+            wanted_queues: None,
+            relay: Since::new("connecting"),
             saving: Since::new(true),
             mode: Since::new(Mode::Direct),
             spool: Size::default(),
             spool_limit: config.spool.bytes_max,
             spool_at_first: None,
             lost_bytes,
+        }
+    }
+
+    /// Takes note of what became of a reload.
+    pub(super) fn reloaded(&mut self, followed: Result<(), String>) {
+        self.config.reload_error = followed.err();
+    }
+
+    /// This is in force from now on; but for the link, of which [`Memory::relinked`] tells.
+    pub(super) fn configured(&mut self, config: &Config) {
+        self.config.loaded_at = time(config.loaded_at);
+        self.sources = names(config);
+        self.poll_interval = poll_interval(config);
+        self.spool_limit = config.spool.bytes_max;
+        self.wanted_queues = Some(queues(config));
+    }
+
+    /// Another link has taken the place of the one that there was.
+    pub(super) fn relinked(&mut self) {
+        self.broker.set(BrokerState::Connecting);
+        self.url.clear();
+        self.last_error = None;
+        if let Some(queues) = self.wanted_queues.take() {
+            self.queues = queues;
         }
     }
 
@@ -358,12 +371,45 @@ impl Memory {
     }
 }
 
+fn names(config: &Config) -> Vec<Arc<str>> {
+    let sources = config.sources.iter();
+    sources.map(|source| Arc::clone(&source.name)).collect()
+}
+
+/// How often something is looked for at least.
+fn poll_interval(config: &Config) -> Duration {
+    let intervals = config.sources.iter().map(|source| source.poll_interval);
+    intervals.min().unwrap_or(Duration::from_secs(60))
+}
+
+fn queues(config: &Config) -> Vec<status::Queue> {
+    let queue = |queue: &amqp::Queue| status::Queue {
+        name: queue.name.to_string(),
+        kind: queue.kind.as_str().to_owned(),
+        present: None,
+        required: queue.required,
+        drift: None,
+    };
+    config.broker.topology.queues.iter().map(queue).collect()
+}
+
 impl Answer {
     /// Adds what the lane said.
     fn add_lane(&mut self, report: lane::Report) {
         let status = &mut self.status;
-        for (source, said) in status.sources.iter_mut().zip(&report.sources) {
-            debug_assert_eq!(source.name, *said.name, "both in the configuration's order");
+        // A reload may lie between the two.
+        let named: HashMap<String, usize> = status
+            .sources
+            .iter()
+            .enumerate()
+            .map(|(index, source)| (source.name.clone(), index))
+            .collect();
+        let place = |index: usize| named.get(&*report.sources.get(index)?.name).copied();
+        for said in &report.sources {
+            let Some(&index) = named.get(&*said.name) else {
+                continue;
+            };
+            let source = &mut status.sources[index];
             (source.files, source.lag) = (Some(0), Some(0));
             let dropped = said.count.dropped_by_keep + said.count.dropped_by_drop;
             (source.lines, source.dropped) = (Some(said.count.read), Some(dropped));
@@ -380,7 +426,10 @@ impl Answer {
                 }
             }
             let lag = file.size.saturating_sub(file.confirmed);
-            let source = &mut status.sources[file.source];
+            let Some(index) = place(file.source) else {
+                continue;
+            };
+            let source = &mut status.sources[index];
             source.files = source.files.map(|files| files + 1);
             source.lag = source.lag.map(|sum| sum.saturating_add(lag));
             files.push(shown(&file, &source.name, lag));
@@ -456,7 +505,7 @@ mod tests {
         std::fs::write(&path, "[[source]]\ninclude = [\"/a.log\"]\n").expect("written");
         let config = crate::config::load(&path).expect("valid");
         let agent = AgentId([1; 16]);
-        Memory::new(&config, agent, 7, Duration::from_secs(1), Recent::default())
+        Memory::new(&config, agent, 7, Recent::default())
     }
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {

@@ -135,6 +135,8 @@ struct World {
     /// What is durable; the place of an entry is its number. `None` is gone.
     spool: Vec<Option<Entry>>,
     disk_is_full: bool,
+    /// Another link is to take the place of this one.
+    settling: bool,
     /// On their way into the state: marks, and up to where the spool is done with.
     commits: VecDeque<(Vec<Confirmed>, Option<Place>)>,
     /// Up to where the state says that the spool is done with.
@@ -156,6 +158,8 @@ struct Seen {
     went_back: u64,
     lost: u64,
     resumed: u64,
+    relinked: u64,
+    again: u64,
 }
 
 impl Seen {
@@ -166,6 +170,8 @@ impl Seen {
         self.went_back += other.went_back;
         self.lost += other.lost;
         self.resumed += other.resumed;
+        self.relinked += other.relinked;
+        self.again += other.again;
     }
 }
 
@@ -187,20 +193,27 @@ fn mark(offset: u64) -> Mark {
     }
 }
 
-fn relay(flow: Flow) -> Relay {
+fn queues() -> Vec<Queue> {
     let queue = |name: &&str| Queue {
         name: (*name).into(),
         required: true,
     };
+    NAMES.iter().map(queue).collect()
+}
+
+fn options() -> Options {
+    Options {
+        check_interval: Duration::from_secs(5),
+        declare: true,
+    }
+}
+
+fn relay(flow: Flow) -> Relay {
     let sender = Sender {
         agent: AgentId([1; 16]),
         host: "host".into(),
     };
-    let options = Options {
-        check_interval: Duration::from_secs(5),
-        declare: true,
-    };
-    Relay::new(options, sender, NAMES.iter().map(queue).collect(), flow)
+    Relay::new(options(), sender, queues(), flow)
 }
 
 impl World {
@@ -234,6 +247,7 @@ impl World {
             pending: Vec::new(),
             spool: Vec::new(),
             disk_is_full: false,
+            settling: false,
             commits: VecDeque::new(),
             done: 0,
             knows_damage: seed.is_multiple_of(2),
@@ -269,8 +283,9 @@ impl World {
                     self.seen.lost += 1;
                 }
                 Action::Notice(Notice::Direct) => self.seen.drained += 1,
-                Action::Notice(Notice::SendingAgain { .. }) if self.done < self.len() => {
-                    self.seen.went_back += 1;
+                Action::Notice(Notice::SendingAgain { .. }) => {
+                    self.seen.again += 1;
+                    self.seen.went_back += u64::from(self.done < self.len());
                 }
                 Action::Notice(_) | Action::Limit(_) => {}
             }
@@ -448,6 +463,7 @@ impl World {
     /// The agent is killed and started again.
     fn crash(&mut self) {
         self.lose_connection();
+        self.settling = false;
         self.seen.resumed += 1;
         self.channel.clear();
         self.orders.clear();
@@ -495,6 +511,48 @@ impl World {
             log.epoch = 0;
             self.relay.opened(file, mark(log.at));
         }
+    }
+
+    /// The operator wants another broker, or does not any more.
+    fn settle(&mut self) {
+        if !self.settling {
+            self.settling = true;
+            self.act(Relay::settle);
+        } else if self.random.below(4) == 0 {
+            self.stay();
+        }
+    }
+
+    fn stay(&mut self) {
+        self.settling = false;
+        self.act(Relay::stay);
+    }
+
+    /// Another broker, with queues of its own: to these nobody owes what the others have.
+    fn relink(&mut self) {
+        let settled = self.relay.is_settled();
+        if !self.settling || !settled && self.random.below(20) > 0 {
+            return;
+        }
+        self.lose_connection();
+        self.settling = false;
+        for queue in &mut self.queues {
+            let has = |log: &Log| Has {
+                to: log.confirmed,
+                ahead: Vec::new(),
+            };
+            *queue = Held {
+                exists: true,
+                bound: true,
+                has: [has(&self.logs[0]), has(&self.logs[1])],
+                ..Held::default()
+            };
+        }
+        let again = self.seen.again;
+        self.act(|relay, now, actions| relay.relinked(options(), queues(), now, actions));
+        self.seen.relinked += u64::from(settled);
+        let kept = self.seen.again == again;
+        assert!(!settled || kept, "what was settled is sent again");
     }
 
     /// The disk loses an entry while the agent is down.
@@ -667,8 +725,10 @@ impl World {
                     self.act(|relay, now, actions| relay.blocked(blocked, now, actions));
                 }
             }
-            979..=987 => self.disk_is_full ^= true,
-            988..=995 => self.crash(),
+            979..=985 => self.disk_is_full ^= true,
+            986..=988 => self.settle(),
+            989..=991 => self.relink(),
+            992..=996 => self.crash(),
             _ => {
                 if self.knows_damage {
                     self.damage();
@@ -686,6 +746,7 @@ impl World {
             queue.full = false;
         }
         self.disk_is_full = false;
+        self.stay();
         self.act(|relay, now, actions| relay.blocked(false, now, actions));
         let ends = [self.logs[0].end, self.logs[1].end];
         let is_over = |world: &Self| {
@@ -768,9 +829,12 @@ fn no_mark_is_ever_past_what_every_required_queue_has() {
         went_back,
         lost,
         resumed,
+        relinked,
+        again,
     } = seen;
     let least = spooled.min(drained).min(recalled);
     let least = least.min(went_back).min(lost).min(resumed);
+    let least = least.min(relinked).min(again);
     assert!(
         count == 1 || least > 0,
         "something never happened: {seen:?}"

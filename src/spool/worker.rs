@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
-use super::{AppendError, Disk, Entry, Next, Place, Spool};
+use super::{AppendError, Disk, Entry, Next, Options, Place, Spool};
 use crate::model::credit::{Credit, MESSAGE_OVERHEAD};
 use crate::model::{Batch, FileRecord, Range, Stored};
 
@@ -33,6 +33,8 @@ pub enum Order {
     },
     /// What lies before it is confirmed, durably.
     Release(Place),
+    /// From now on these limits hold; with the second, the oldest goes where there is no room.
+    Limits(Options, bool),
 }
 
 /// What it tells.
@@ -179,6 +181,12 @@ impl<D: Disk, T: Fn(News)> Worker<D, T> {
                 tries: 0,
             }),
             Order::Release(place) => self.release(place),
+            Order::Limits(limits, drop_oldest) => {
+                self.spool.resize(&limits);
+                self.drop_oldest = drop_oldest;
+                // There may be room now.
+                self.retry = self.retry.map(|_| Instant::now());
+            }
         }
     }
 

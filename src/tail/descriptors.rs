@@ -254,6 +254,9 @@ impl Tail {
     #[must_use]
     pub fn has_deleted_unconfirmed(&self) -> bool {
         self.files.values().any(|file| {
+            if file.wanted_to.is_some() {
+                return false;
+            }
             let status = file.reader.as_ref().map(|reader| sys::status(reader.file()));
             matches!(status, Some(Ok(status)) if status.links == 0 && status.size > file.confirmed.offset)
         })
@@ -266,7 +269,7 @@ impl Tail {
             let reader = file.reader.as_ref()?;
             let status = sys::status(reader.file()).ok()?;
             let unread = status.size > file.batched.offset && reader.archive().is_none();
-            (status.links == 0 && unread).then_some((file.rotated, *id))
+            (status.links == 0 && unread && file.wanted_to.is_none()).then_some((file.rotated, *id))
         };
         let mut files: Vec<_> = self.files.iter().filter_map(unread).collect();
         files.sort_unstable();

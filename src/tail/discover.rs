@@ -184,6 +184,19 @@ pub struct Scan {
     pub unseen: Vec<PathBuf>,
     /// Every directory that was looked into.
     pub directories: HashSet<PathBuf>,
+    /// How often it was told anew what to look for, before this scan began.
+    pub reload: u64,
+}
+
+impl Selection {
+    /// Whether a file with this name belongs to it, as far as the name tells.
+    #[must_use]
+    pub fn has(&self, path: &Path) -> bool {
+        let matches = |pattern: &Pattern| pattern.matcher.is_match(path);
+        self.include.iter().any(matches)
+            && !self.exclude.iter().any(matches)
+            && (self.compressed || unpacked(path).is_none())
+    }
 }
 
 impl Scan {
@@ -538,10 +551,30 @@ impl Notices {
     }
 }
 
+/// What discovery is told.
+#[derive(Debug)]
+enum Call {
+    /// Something happened: scan soon.
+    Wake,
+    /// Look for these from now on; the scans bear this number.
+    Reload(u64, Vec<Sought>),
+}
+
+/// A source, as far as its files are looked for.
+#[derive(Clone, Debug)]
+pub struct Sought {
+    /// Its index in what is found.
+    pub source: usize,
+    /// Which files.
+    pub selection: Selection,
+    /// At least so often.
+    pub interval: Duration,
+}
+
 /// Ends discovery when dropped, and asks for a scan before its time.
 #[derive(Clone, Debug)]
 pub struct Waker {
-    sender: Sender<()>,
+    sender: Sender<Call>,
     pending: Arc<AtomicBool>,
 }
 
@@ -550,16 +583,21 @@ impl Waker {
     pub fn wake(&self) {
         if !self.pending.swap(true, Ordering::AcqRel) {
             // Nobody listens any more: discovery has ended, and nobody needs a scan.
-            let _ = self.sender.send(());
+            let _ = self.sender.send(Call::Wake);
         }
+    }
+
+    /// Asks to look for these from now on, in this order; scans from then on bear `reload`.
+    pub fn reload(&self, reload: u64, sources: Vec<Sought>) {
+        // Nobody listens any more, as above.
+        let _ = self.sender.send(Call::Reload(reload, sources));
     }
 }
 
 /// A source, and how often it is looked for.
 #[derive(Debug)]
 struct Looked {
-    selection: Selection,
-    interval: Duration,
+    sought: Sought,
     next: Instant,
     /// What the last look found.
     part: Scan,
@@ -568,32 +606,39 @@ struct Looked {
 /// The discovery thread's own state.
 #[derive(Debug)]
 pub struct Discovery {
+    /// A file belongs to the first that matches it.
     sources: Vec<Looked>,
+    reload: u64,
     memory: Memory,
-    wakes: Receiver<()>,
+    calls: Receiver<Call>,
     pending: Arc<AtomicBool>,
 }
 
 impl Discovery {
     /// A discovery of `sources`, each at least every so often, and the handle that hurries it.
     #[must_use]
-    pub fn new(sources: Vec<(Selection, Duration)>, memory: Memory) -> (Self, Waker) {
-        let (sender, wakes) = channel();
+    pub fn new(sources: Vec<Sought>, memory: Memory) -> (Self, Waker) {
+        let (sender, calls) = channel();
         let pending = Arc::new(AtomicBool::new(false));
+        let mut discovery = Self {
+            sources: Vec::new(),
+            reload: 0,
+            memory,
+            calls,
+            pending: Arc::clone(&pending),
+        };
+        discovery.look_for(sources);
+        (discovery, Waker { sender, pending })
+    }
+
+    fn look_for(&mut self, sources: Vec<Sought>) {
         let now = Instant::now();
-        let looked = |(selection, interval)| Looked {
-            selection,
-            interval,
+        let looked = |sought| Looked {
+            sought,
             next: now,
             part: Scan::default(),
         };
-        let discovery = Self {
-            sources: sources.into_iter().map(looked).collect(),
-            memory,
-            wakes,
-            pending: Arc::clone(&pending),
-        };
-        (discovery, Waker { sender, pending })
+        self.sources = sources.into_iter().map(looked).collect();
     }
 
     /// Scans until `deliver` says that nobody wants scans any more.
@@ -635,30 +680,39 @@ impl Discovery {
     /// Looks for the sources whose time has come, or for all of them when something has happened.
     fn scan(&mut self, all: bool, now: Instant) -> Option<Scan> {
         let mut any = self.sources.is_empty();
-        for (index, source) in self.sources.iter_mut().enumerate() {
+        for source in &mut self.sources {
             source.part.looked_for.clear();
             if all || source.next <= now {
                 any = true;
-                source.part = look(index, &source.selection, &mut self.memory);
-                source.next = now + source.interval;
+                let sought = &source.sought;
+                source.part = look(sought.source, &sought.selection, &mut self.memory);
+                source.next = now + sought.interval;
             }
         }
         if !any {
             return None;
         }
-        let scan = match &mut self.sources[..] {
+        let mut scan = match &mut self.sources[..] {
             // Nobody needs it again.
             [only] => std::mem::take(&mut only.part),
             sources => merged(sources.iter().map(|source| source.part.clone()).collect()),
         };
         self.memory.remember(&scan);
+        scan.reload = self.reload;
         Some(scan)
     }
 
-    /// Waits for a wake, at most `at_most`. Whether one came.
-    fn waited(&self, at_most: Duration) -> Result<bool, Ended> {
-        match self.wakes.recv_timeout(at_most) {
-            Ok(()) => Ok(true),
+    /// Waits for a call, at most `at_most`. Whether one came.
+    fn waited(&mut self, at_most: Duration) -> Result<bool, Ended> {
+        match self.calls.recv_timeout(at_most) {
+            Ok(Call::Wake) => Ok(true),
+            Ok(Call::Reload(reload, sources)) => {
+                self.reload = reload;
+                self.look_for(sources);
+                // A scan is due, of everything.
+                self.pending.store(true, Ordering::Release);
+                Ok(true)
+            }
             Err(RecvTimeoutError::Timeout) => Ok(false),
             Err(RecvTimeoutError::Disconnected) => Err(Ended),
         }
@@ -790,8 +844,16 @@ mod tests {
         let seconds = Duration::from_secs;
         let (mut discovery, _waker) = Discovery::new(
             vec![
-                (selection("a*.log"), seconds(1)),
-                (selection("*.log"), seconds(60)),
+                Sought {
+                    source: 0,
+                    selection: selection("a*.log"),
+                    interval: seconds(1),
+                },
+                Sought {
+                    source: 1,
+                    selection: selection("*.log"),
+                    interval: seconds(60),
+                },
             ],
             Memory::default(),
         );

@@ -34,15 +34,17 @@ impl Tail {
             let found = scan.found.iter().filter(refused);
             found.map(|found| found.inode).collect()
         };
-        let looked_for: HashSet<&str> = scan
-            .looked_for
-            .iter()
-            .map(|index| &*self.sources[*index].name)
+        // Sources that this scan says nothing about. What belonged to one that there is no more, nobody
+        // looks for.
+        let sources = self.sources.iter().enumerate();
+        let others: HashSet<&str> = sources
+            .filter(|(index, _)| !scan.looked_for.contains(index) && !self.removed.contains(index))
+            .map(|(_, source)| &*source.name)
             .collect();
         let blind = |record: &FileRecord| {
             let inode = (record.identity.dev, record.identity.ino);
             unreadable.contains(&inode)
-                || !looked_for.contains(&*record.source)
+                || others.contains(&*record.source)
                 || scan.is_blind_to(record.path.as_path())
                 || self.undecided.contains(&record.path)
         };
@@ -71,7 +73,8 @@ impl Tail {
     }
 
     fn source_named(&self, name: &str) -> Option<usize> {
-        self.sources.iter().position(|source| *source.name == *name)
+        let index = self.sources.iter().position(|source| *source.name == *name);
+        index.filter(|index| !self.removed.contains(index))
     }
 
     /// Takes a generation in that is gone, so that what is known to be lost of it can be said.

@@ -87,6 +87,20 @@ impl Known {
         known
     }
 
+    /// From now on `sources` are looked for; what belongs to others stays for a while.
+    pub(super) fn reload(&mut self, sources: &HashSet<Arc<str>>, now: Instant) {
+        let looked_for = [Whereabouts::There, Whereabouts::Missed];
+        let forsaken = |remembered: &&Remembered| {
+            looked_for.contains(&remembered.whereabouts)
+                && !sources.contains(&remembered.record.source)
+        };
+        let forsaken = self.records.values().filter(forsaken);
+        let forsaken: Vec<FileRecord> = forsaken.map(|known| known.record.clone()).collect();
+        for record in forsaken {
+            self.insert(record, Whereabouts::Away(now + AWAY_FOR));
+        }
+    }
+
     /// Remembers a generation.
     pub(super) fn insert(&mut self, record: FileRecord, whereabouts: Whereabouts) {
         let id = record.id;

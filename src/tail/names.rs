@@ -166,7 +166,10 @@ impl Tail {
     fn unlink_unseen(&mut self, scan: &Scan, inode_at: &HashMap<&Path, (u64, u64)>, now: Instant) {
         let mut gone = Vec::new();
         for (id, file) in &mut self.files {
-            let Some(link) = &file.link else { continue };
+            // Nobody looked for those that no source wants.
+            let Some(link) = file.link.as_ref().filter(|_| file.wanted_to.is_none()) else {
+                continue;
+            };
             let seen = inode_at.get(link.as_path()) == Some(&file.inode);
             let unknown = scan.unseen.iter().any(|unseen| link.starts_with(unseen));
             if !seen && !unknown && !inode_at.contains_key(link.as_path()) {

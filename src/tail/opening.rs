@@ -254,10 +254,11 @@ impl Tail {
     }
 
     /// The id is durable: the file may be read.
-    pub fn registered(&mut self, id: FileId) {
+    pub fn registered(&mut self, id: FileId, now: Instant) {
         if let Some(file) = self.files.get_mut(&id) {
             file.registration = Registration::Durable;
             self.enqueue(id);
+            self.close_unwanted(id, now);
         }
     }
 }

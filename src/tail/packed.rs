@@ -36,6 +36,13 @@ pub(super) struct Met {
     verdict: Verdict,
 }
 
+impl Met {
+    /// Index of the source that found it.
+    pub(super) fn source(&self) -> usize {
+        self.source
+    }
+}
+
 /// What is known of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
@@ -70,6 +77,11 @@ struct Candidate {
 }
 
 impl Examination {
+    /// Index of the source that found it.
+    pub(super) fn source(&self) -> usize {
+        self.found.source
+    }
+
     /// Unpacks up to the next candidate's mark, or one quantum on the way there. False once there
     /// is nothing more to look at.
     fn step(&mut self) -> io::Result<bool> {

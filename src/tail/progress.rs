@@ -163,6 +163,8 @@ impl Tail {
                 *eof && file.eof_batched && mark.offset == file.batched.offset && file.is_left();
             if done && !self.has_grown(*id) {
                 self.let_go(*id, now);
+            } else {
+                self.close_unwanted(*id, now);
             }
         }
     }

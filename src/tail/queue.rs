@@ -57,8 +57,10 @@ impl Tail {
                 continue;
             };
             file.queued = false;
-            let waits =
-                file.is_put_off(now) || file.registration == Registration::Asked || file.yields;
+            let waits = file.is_put_off(now)
+                || file.registration == Registration::Asked
+                || file.yields
+                || file.is_beyond_wanted();
             let predecessor = file.predecessor;
             if waits {
                 continue;

@@ -57,7 +57,10 @@ impl Tail {
         let since_1970 = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        let file = |(id, file): (&FileId, &Tailed)| file.report(*id, now, since_1970);
+        let file = |(id, file): (&FileId, &Tailed)| {
+            let wanted = file.wanted_to.is_none();
+            wanted.then(|| file.report(*id, now, since_1970))
+        };
         let refused = self.refused.iter().map(|(path, (source, _))| FileReport {
             path: LogPath::from(path.as_path()),
             id: None,
@@ -81,7 +84,7 @@ impl Tail {
                 condition: Condition::Active,
             })
         });
-        let open = self.files.iter().map(file);
+        let open = self.files.iter().filter_map(file);
         open.chain(refused).chain(closed).collect()
     }
 }

@@ -38,6 +38,8 @@ pub struct Tailed {
     pub reader: Option<Reader>,
     /// Whether its id is durable.
     pub registration: Registration,
+    /// No source wants it any more: it is read up to here, which was handed over before.
+    pub(super) wanted_to: Option<u64>,
     /// Where delivery begins.
     pub begins: Mark,
     /// Why what lies before that is not delivered.
@@ -119,6 +121,7 @@ impl Tailed {
             origin,
             reader,
             registration: Registration::Empty,
+            wanted_to: None,
             begins: Mark::default(),
             begins_as: Skipped::ReadFrom,
             epoch: 0,

@@ -26,6 +26,7 @@ mod oracle_test;
 mod outages_test;
 mod peers_test;
 mod preview_test;
+mod reload_test;
 mod replay_test;
 mod rotation_test;
 mod settings_test;
