@@ -498,6 +498,9 @@ impl<S: Fn(Output)> Lane<S> {
             }
             Filled::Longer => self.tail.has_more(id, now),
             Filled::End => {
+                if !self.tail.rests_as_known(id)? {
+                    return self.tail.begin_anew(id, Scratch::default(), now);
+                }
                 self.tail.at_end(id);
                 self.at_end(id, now)
             }

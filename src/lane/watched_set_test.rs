@@ -192,6 +192,18 @@ fn a_deleted_file_is_let_go_without_any_further_event_and_forgotten_after_the_gr
 }
 
 #[test]
+fn what_is_written_anew_as_long_as_before_and_ends_alike_is_noticed() {
+    let mut rig = Rig::new("*.log");
+    let filler = "x".repeat(100);
+    rig.append("a.log", &format!("1 {filler}\n"));
+    rig.pass(2);
+    fs::write(rig.path("a.log"), format!("2 {filler}\n")).expect("written");
+    rig.pass(2);
+    let texts = [format!("1 {filler}\n"), format!("2 {filler}\n")];
+    assert_eq!(rig.texts("a.log"), texts);
+}
+
+#[test]
 fn a_path_that_comes_back_as_it_was_is_a_new_generation() {
     let mut rig = Rig::new("*.log");
     for _ in 0..5 {

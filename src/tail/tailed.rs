@@ -54,6 +54,8 @@ pub struct Tailed {
     pub(super) passed: Passed,
     /// How far it is confirmed, durably.
     pub confirmed: Mark,
+    /// Its stamp when it was last found to have nothing new, and to begin as it did.
+    pub(super) rests_since: Option<i64>,
     /// How long it was when new bytes were last read of it.
     pub size_seen: u64,
     /// Its inode held another generation before.
@@ -129,6 +131,7 @@ impl Tailed {
             eof_batched: false,
             passed: Passed::default(),
             confirmed: Mark::default(),
+            rests_since: None,
             size_seen: 0,
             anew: false,
             zeros: 0,
