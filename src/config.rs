@@ -5,6 +5,8 @@ mod broker;
 mod multiline;
 pub mod raw;
 #[cfg(test)]
+mod schema;
+#[cfg(test)]
 mod shipped;
 mod source;
 mod spool;
