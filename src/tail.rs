@@ -230,18 +230,22 @@ impl Tail {
         }
         self.by_path.entry(path.clone()).or_default().push(id);
         if file.reader.is_some() {
-            self.by_inode.insert(file.inode, id);
-            // What lay there is elsewhere, or gone.
-            let left = self.left_alone.remove(&file.inode);
-            if let Some(before) = left.and_then(|left| left.known) {
-                self.known.miss(before, file.inode);
-            }
-            self.ignored.remove(&file.inode);
+            self.occupy(file.inode, id);
         }
         if file.rotated.is_some() {
             self.rotated.insert(id);
         }
         self.files.insert(id, file);
+    }
+
+    /// A generation has its bytes in this inode from now on. What lay there is elsewhere, or gone.
+    fn occupy(&mut self, inode: (u64, u64), id: FileId) {
+        self.by_inode.insert(inode, id);
+        let left = self.left_alone.remove(&inode);
+        if let Some(before) = left.and_then(|left| left.known) {
+            self.known.miss(before, inode);
+        }
+        self.ignored.remove(&inode);
     }
 
     /// Takes a generation out of the set and its indexes.

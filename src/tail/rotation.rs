@@ -497,7 +497,7 @@ impl Tail {
             (identity.dev, identity.ino, identity.born) = (inode.0, inode.1, born);
             self.events.push(Event::Identified(id, *identity));
         }
-        self.by_inode.insert(inode, id);
+        self.occupy(inode, id);
         if named {
             self.take_path(&found.path, id, now);
         }
