@@ -1,5 +1,7 @@
 //! What the daemon says of itself: the log on stderr, and the last of it that must not be overlooked.
 
+mod journal;
+
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
 use std::io::IsTerminal;
@@ -44,6 +46,11 @@ pub fn init(format: LogFormat, level: &str) -> Result<Recent, ParseError> {
     match format {
         LogFormat::Json => {
             let stderr = stderr.json().flatten_event(true).with_filter(filter);
+            registry().with(stderr).with(remember(&recent)).init();
+        }
+        LogFormat::Text if journal::is_stderr() => {
+            let stderr = stderr.event_format(journal::Prioritised::default());
+            let stderr = stderr.with_filter(filter);
             registry().with(stderr).with(remember(&recent)).init();
         }
         LogFormat::Text => {
