@@ -23,6 +23,10 @@ use crate::wire::{APP_ID, DELIVERY_MODE, Header, Message};
 /// How long a good-bye may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long a check may take before nothing more is written until it is over. It is a dozen questions
+/// and answers, and over a slow network each waits behind a message that was written before it.
+const ANSWER_DUE: Duration = Duration::from_secs(2);
+
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// How a connection ended.
@@ -152,11 +156,13 @@ impl<'a> Session<'a> {
         let mut writing: Option<Boxed<(Attempt, lapin::Result<PublisherConfirm>)>> = None;
         let mut asking: Option<Boxed<Result<Answer, lapin::Error>>> = None;
         let mut silent_since = Instant::now();
+        let mut asked = silent_since;
         loop {
             let now = Instant::now();
             let held_until = self.lasting.throttle.wait_until(now);
             let owed = writing.is_some() || asking.is_some() || !self.confirms.is_empty();
-            if writing.is_none() && held_until.is_none() && self.may_write() {
+            let may_write = self.may_write() && (asking.is_none() || now < asked + ANSWER_DUE);
+            if writing.is_none() && held_until.is_none() && may_write {
                 if let Err(failure) = self.renew(&mut channel).await {
                     return self.failed(failure);
                 }
@@ -167,7 +173,7 @@ impl<'a> Session<'a> {
             }
             let owed = owed || writing.is_some();
             let waiting = owed && !self.blocked;
-            let held = !self.outbox.is_empty() && writing.is_none() && self.may_write();
+            let held = !self.outbox.is_empty() && writing.is_none() && may_write;
             tokio::select! {
                 command = commands.recv() => match command {
                     None => return End::Closed,
@@ -178,8 +184,9 @@ impl<'a> Session<'a> {
                         self.outbox.push_back(attempt);
                     }
                     Some(question @ (Command::Check | Command::Make)) => {
+                        asked = Instant::now();
                         if !waiting {
-                            silent_since = Instant::now();
+                            silent_since = asked;
                         }
                         asking = Some(match question {
                             Command::Make => self.make(),

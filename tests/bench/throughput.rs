@@ -1,5 +1,6 @@
-//! How fast a backlog reaches three quorum queues, as a ratio to a bare loop of the AMQP library
-//! that publishes the same bodies in the same window; and how much memory that took.
+//! How fast a backlog reaches three quorum queues, straight from its file and out of the spool after
+//! an outage, each as a ratio to a bare loop of the AMQP library that publishes the same bodies in
+//! the same window; and how much memory that took.
 //!
 //!     cargo bench --bench throughput -- [MIB]
 #![allow(
@@ -42,55 +43,112 @@ fn main() {
         .find_map(|argument| argument.parse().ok());
     let mib: usize = argument.unwrap_or(256);
     let directory = tempfile::tempdir().unwrap();
-    let broker = Broker::start();
+    let mut broker = Broker::start();
     let path = directory.path().join("backlog.log");
     // The same piece again and again: random text would take longer to make than to ship.
     let piece = log_text(&mut Random::new(1), 16 << 20);
     for _ in 0..mib.div_ceil(16) {
         append(&path, &piece);
     }
-    let size = std::fs::metadata(&path).unwrap().len();
+    println!("log of {} MiB", mib.div_ceil(16) * 16);
+    from_the_file(&broker, &path);
+    out_of_the_spool(&mut broker, &path);
+}
 
-    let config = Config::new(&broker.url())
-        .set("broker", "check_interval = \"100ms\"")
-        .source("backlog", &path);
-    let mut agent = Agent::new(directory.path(), config);
+/// What one way took.
+struct Shipped {
+    took: Duration,
+    cpu_seconds: f64,
+    peak_mib: u64,
+}
+
+fn from_the_file(broker: &Broker, path: &Path) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut agent = agent(directory.path(), broker, path);
     let begun = Instant::now();
     agent.start();
+    wait_until_confirmed(&agent, path);
+    compare("from the file", broker, &shipped(&mut agent, begun));
+}
+
+fn out_of_the_spool(broker: &mut Broker, path: &Path) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut agent = agent(directory.path(), broker, path);
+    broker.stop();
+    agent.start();
+    wait_for(HOUR, "everything is in the spool", || {
+        agent.status().is_some_and(|status| {
+            let file = &status["files"][0];
+            status["spool"]["mode"] == "spooling"
+                && status["broker"]["in_flight_bytes"] == 0
+                && file["read"].as_u64().is_some()
+                && file["read"] == file["size"]
+        })
+    });
+    broker.start_again();
+    agent.wait_for_log("exchange and queues are there", HOUR);
+    let begun = Instant::now();
+    wait_until_confirmed(&agent, path);
+    compare("out of the spool", broker, &shipped(&mut agent, begun));
+}
+
+fn agent(directory: &Path, broker: &Broker, path: &Path) -> Agent {
+    let config = Config::new(&broker.url())
+        .set("broker", "check_interval = \"100ms\"")
+        .set("spool", "max_bytes = \"64GiB\"\nmin_free = \"0%\"")
+        .source("backlog", path);
+    Agent::new(directory, config)
+}
+
+fn wait_until_confirmed(agent: &Agent, path: &Path) {
+    let size = std::fs::metadata(path).unwrap().len();
     let state = agent.state_dir().join("state.db");
     wait_for(HOUR, "everything is confirmed", || {
         confirmed(&state) == Some(size)
     });
-    let shipped = begun.elapsed();
-    let peak = agent.resident_peak() >> 20;
-    let cpu = cpu_seconds(agent.id());
-    agent.term();
+}
 
-    let bodies = bodies(&broker);
-    for queue in QUEUES {
-        broker.amqp().purge_queue(queue);
-    }
+fn shipped(agent: &mut Agent, begun: Instant) -> Shipped {
+    let shipped = Shipped {
+        took: begun.elapsed(),
+        cpu_seconds: cpu_seconds(agent.id()),
+        peak_mib: agent.resident_peak() >> 20,
+    };
+    agent.term();
+    shipped
+}
+
+/// With a bare loop that publishes what is in the queues now, which are empty before and after it.
+fn compare(way: &str, broker: &Broker, shipped: &Shipped) {
+    let bodies = bodies(broker);
+    purge(broker);
     let bytes: usize = bodies.iter().map(Vec::len).sum();
     let begun = Instant::now();
     publish(&broker.url(), &bodies);
     let bare = begun.elapsed();
+    purge(broker);
 
-    let log = size as f64 / f64::from(1 << 20);
+    let took = shipped.took.as_secs_f64();
     println!(
-        "log                {log:.0} MiB, {} messages, {:.0} MiB of bodies",
+        "{way}: {} messages, {:.0} MiB of bodies",
         bodies.len(),
         bytes as f64 / f64::from(1 << 20)
     );
     println!(
-        "fantail            {:.2} s, {:.0} MiB of log a second, {cpu:.1} s of CPU, peak {peak} MiB resident",
-        shipped.as_secs_f64(),
-        log / shipped.as_secs_f64()
+        "  fantail          {took:.2} s; {:.1} s of CPU since its start, peak {} MiB resident",
+        shipped.cpu_seconds, shipped.peak_mib
     );
-    println!("bare lapin loop    {:.2} s", bare.as_secs_f64());
+    println!("  bare lapin loop  {:.2} s", bare.as_secs_f64());
     println!(
-        "ratio              {:.2} (bare / fantail; 1 is as fast as publishing can be)",
-        bare.as_secs_f64() / shipped.as_secs_f64()
+        "  ratio            {:.2} (bare / fantail; 1 is as fast as publishing can be)",
+        bare.as_secs_f64() / took
     );
+}
+
+fn purge(broker: &Broker) {
+    for queue in QUEUES {
+        broker.amqp().purge_queue(queue);
+    }
 }
 
 /// How far the only file is confirmed, as the state directory has it.

@@ -172,9 +172,22 @@ fn twenty_kills_of_the_agent_and_five_of_the_broker_leave_no_gap_in_any_queue() 
 
 #[test]
 fn a_queue_deleted_half_way_is_made_again_and_gets_all_since_the_last_good_check() {
+    a_queue_is_deleted_half_way(&Broker::start());
+}
+
+#[test]
+fn rabbitmq_4_is_sent_again_what_a_deleted_queue_missed_and_waited_for_while_a_queue_is_full() {
+    let broker = Broker::start_version(Version::V4_0);
+    a_queue_is_deleted_half_way(&broker);
+    for queue in QUEUES {
+        broker.amqp().delete_queue(queue);
+    }
+    a_full_queue_refuses(&broker);
+}
+
+fn a_queue_is_deleted_half_way(broker: &Broker) {
     let directory = tempfile::tempdir().unwrap();
     let logs = logs(&directory);
-    let broker = Broker::start();
     let path = logs.join("a.log");
     let config = Config::new(&broker.url())
         .set("broker", "check_interval = \"1s\"")
@@ -213,9 +226,12 @@ fn a_queue_deleted_half_way_is_made_again_and_gets_all_since_the_last_good_check
 
 #[test]
 fn a_full_queue_that_refuses_is_waited_for_alone_and_nothing_is_missing() {
+    a_full_queue_refuses(&Broker::start());
+}
+
+fn a_full_queue_refuses(broker: &Broker) {
     let directory = tempfile::tempdir().unwrap();
     let logs = logs(&directory);
-    let broker = Broker::start();
     let path = logs.join("a.log");
     let config = Config::new(&broker.url())
         .set("broker", "max_in_flight = \"1MiB\"")

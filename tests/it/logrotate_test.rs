@@ -98,6 +98,12 @@ const DELETED: Habit = Habit {
     rules: &["rotate 1", "create"],
     ..CREATE
 };
+/// What is older than two rotations is gone.
+const OUTAGE: Habit = Habit {
+    name: "outage",
+    rules: &["rotate 2", "create"],
+    ..CREATE
+};
 const CREATE_KILLED: Habit = Habit {
     name: "create-killed",
     ..CREATE
@@ -715,6 +721,103 @@ fn generations_deleted_while_the_broker_stands_still_are_delivered_from_open_des
             drained.iter().all(complete)
         });
     });
+    let outcome = Outcome {
+        survivors: Vec::new(),
+        logs,
+        written: vec![written],
+        rotations: vec![ROTATIONS],
+        taken: drained.map(|drained| drained.taken.into_inner().unwrap()),
+        lost_bytes: agent.lost_bytes(),
+        stderr: agent.stderr(),
+    };
+    outcome.assert_whole();
+}
+
+/// Each rotation deletes the last but one; nobody could read that any more after a kill.
+fn wait_until_all_rotated_is_read(agent: &Agent) {
+    agent.wait_for_status("all rotated files are read", |status| {
+        let files = status["files"].as_array();
+        files.is_some_and(|files| {
+            let mut rotated = files.iter().filter(|file| file["state"] == "rotated");
+            rotated.all(|file| file["read"] == file["size"])
+        })
+    });
+}
+
+#[test]
+fn an_outage_in_which_files_are_deleted_and_the_agent_is_killed_twice_leaves_no_gap() {
+    const ROTATIONS: u32 = 12;
+    const KILLED_AFTER: [u32; 2] = [4, 8];
+    const MEMORY_MAX: u64 = 96 << 20;
+    let (lines, window) = if is_all() {
+        (5_000_000, "16MiB")
+    } else {
+        (200_000, "1MiB")
+    };
+    let mut random = Random::from_environment();
+    let directory = tempfile::tempdir().unwrap();
+    let logs = directory.path().join("logs");
+    fs::create_dir(&logs).unwrap();
+    let mut broker = Broker::start();
+    // Without compression it would be gigabytes in the spool and in each queue.
+    let config = Config::new(&broker.url())
+        .set("broker", &format!("max_in_flight = {window:?}"))
+        .set("batch", "compression = \"zstd\"")
+        .set("spool", "max_bytes = \"4GiB\"\nmin_free = \"0%\"")
+        .source_with("app", &logs.join("*.log"), "poll_interval = \"200ms\"");
+    let mut agent = Agent::new(directory.path(), config);
+    agent.start();
+    wait_for(MINUTE, "the queues are there", || {
+        QUEUES.iter().all(|queue| broker.amqp().queue_exists(queue))
+    });
+    let (log, writer, logrotate) = Log::start(&OUTAGE, directory.path(), &mut random);
+    wait_for(MINUTE, "the log is known", || {
+        agent.open_paths().contains(&log.path)
+    });
+    broker.stop();
+    let mut peak = 0;
+    for rotation in 1..=ROTATIONS {
+        wait_for(10 * MINUTE, "the log has grown", || {
+            writer.lines() >= lines * u64::from(rotation) / u64::from(ROTATIONS)
+        });
+        wait_until_all_rotated_is_read(&agent);
+        if KILLED_AFTER.contains(&rotation) {
+            peak = peak.max(agent.resident_peak());
+            agent.kill9();
+        }
+        logrotate.rotate();
+        if KILLED_AFTER.contains(&rotation) {
+            agent.start();
+        }
+    }
+    let written = writer.finish();
+    let status = agent.wait_for_status("the spool is used", |status| {
+        status["spool"]["mode"] == "spooling" && status["spool"]["segments"].as_u64() > Some(0)
+    });
+    println!("in the spool: {}", status["spool"]);
+
+    let begun = Instant::now();
+    broker.start_again();
+    let logs = vec![log];
+    let drained = QUEUES.map(|queue| Drained::new(queue, &logs));
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _over = EndOnDrop(&over);
+        for drained in &drained {
+            scope.spawn(|| drained.drain(&broker, &logs, &over));
+        }
+        wait_for(20 * MINUTE, "everything is in every queue", || {
+            let complete = |drained: &Drained| drained.end(0) == written.lines;
+            drained.iter().all(complete)
+        });
+    });
+    println!("drained in {:?}", begun.elapsed());
+    agent.wait_for_status("the spool is empty", |status| {
+        status["spool"]["mode"] == "direct"
+    });
+    peak = peak.max(agent.resident_peak());
+    println!("peak {} MiB", peak >> 20);
+    assert!(peak < MEMORY_MAX, "{peak} bytes");
     let outcome = Outcome {
         survivors: Vec::new(),
         logs,

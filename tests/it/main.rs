@@ -21,6 +21,7 @@ mod formats_test;
 mod layers_test;
 mod login_test;
 mod logrotate_test;
+mod networks_test;
 mod numbered_test;
 mod oracle_test;
 mod outages_test;

@@ -2,6 +2,7 @@
 //! each is told, ends by itself when the trouble ends, and no line is missing in any queue.
 
 use std::fs;
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,8 @@ use tempfile::TempDir;
 
 use crate::support::agent::{Agent, Config};
 use crate::support::amqp::Consumer;
-use crate::support::broker::Broker;
+use crate::support::broker::{Broker, Version};
+use crate::support::is_all;
 use crate::support::oracle::Ledger;
 use crate::support::wait::wait_for;
 use crate::support::writers::{Load, append, numbered_lines};
@@ -29,8 +31,8 @@ struct Trial {
 
 impl Trial {
     /// Without the virtual host.
-    fn new() -> Self {
-        let broker = Broker::start();
+    fn new(version: Version) -> Self {
+        let broker = Broker::start_version(version);
         let directory = tempfile::tempdir().unwrap();
         let logs = directory.path().join("logs");
         fs::create_dir(&logs).unwrap();
@@ -69,6 +71,14 @@ impl Trial {
     fn cut(&self, why: &str) {
         self.broker
             .ctl(&["close_all_connections", "-p", "ship", why]);
+    }
+
+    /// How many connections the node takes; its listeners run, and do not ask again.
+    fn limit_node(&self, connections: &str) {
+        let expression = format!(
+            "[ranch:set_max_connections(Ref, {connections}) || Ref <- maps:keys(ranch:info())]."
+        );
+        self.broker.ctl(&["eval", &expression]);
     }
 
     fn told(&self, text: &str) -> usize {
@@ -127,7 +137,7 @@ impl Trial {
 
 #[test]
 fn a_broker_in_every_kind_of_trouble_gets_every_line_and_each_is_told() {
-    let mut trial = Trial::new();
+    let mut trial = Trial::new(Version::V3_10);
     let load = Load::start(&trial.path, "line");
     trial.agent.start();
     trial.wait_failed("530 NOT_ALLOWED - vhost ship not found");
@@ -135,14 +145,7 @@ fn a_broker_in_every_kind_of_trouble_gets_every_line_and_each_is_told() {
     trial.wait_recovered(0);
     assert_eq!(trial.told("vhost ship not found"), 1);
 
-    connections_are_cut(&trial);
-    the_user_may_not_connect(&trial);
-    the_user_may_not_write(&trial);
-    a_message_is_too_large(&trial);
-    alarms_block(&trial);
-    a_stop_while_blocked_is_quick(&mut trial);
-    nobody_answers_for_a_while(&trial);
-    the_broker_restarts(&mut trial);
+    everything_happens_to(&mut trial);
 
     let mut content = load.stop();
     let mut ledgers: Vec<Ledger> = QUEUES.iter().map(|_| Ledger::new()).collect();
@@ -174,6 +177,38 @@ fn a_broker_in_every_kind_of_trouble_gets_every_line_and_each_is_told() {
     assert!(trial.agent.term().status.success());
 }
 
+/// What happens without anybody's doing, unless all is wanted: the rest is as with the oldest version.
+#[test]
+fn rabbitmq_4_in_trouble_gets_every_line_too() {
+    let mut trial = Trial::new(Version::V4_0);
+    trial.make_vhost();
+    let load = Load::start(&trial.path, "line");
+    trial.agent.start();
+    trial.wait_recovered(0);
+    if is_all() {
+        everything_happens_to(&mut trial);
+    } else {
+        memory_blocks(&trial);
+        the_broker_restarts(&mut trial);
+    }
+    let content = load.stop();
+    let mut ledgers: Vec<Ledger> = QUEUES.iter().map(|_| Ledger::new()).collect();
+    trial.take(&mut ledgers, &content);
+    assert_eq!(trial.agent.lost_bytes(), 0);
+    assert!(trial.agent.term().status.success());
+}
+
+fn everything_happens_to(trial: &mut Trial) {
+    connections_are_cut(trial);
+    there_may_be_no_more_connections(trial);
+    the_user_may_not_write(trial);
+    a_message_is_too_large(trial);
+    alarms_block(trial);
+    a_stop_while_blocked_is_quick(trial);
+    nobody_answers_for_a_while(trial);
+    the_broker_restarts(trial);
+}
+
 fn connections_are_cut(trial: &Trial) {
     for round in ["one", "two", "three"] {
         let connects = trial.connects();
@@ -185,15 +220,38 @@ fn connections_are_cut(trial: &Trial) {
     }
 }
 
-fn the_user_may_not_connect(trial: &Trial) {
-    let connects = trial.connects();
+/// Of the user, of the virtual host, of the node.
+fn there_may_be_no_more_connections(trial: &Trial) {
     let none = "{\"max-connections\": 0}";
+
+    let connects = trial.connects();
     trial.broker.ctl(&["set_user_limits", "shipper", none]);
     trial.cut("limited");
     trial.wait_failed("user connection limit (0) is reached");
     trial.broker.ctl(&["clear_user_limits", "shipper", "all"]);
     trial.wait_recovered(connects);
     assert_eq!(trial.told("user connection limit"), 1);
+
+    let connects = trial.connects();
+    trial.broker.ctl(&["set_vhost_limits", "-p", "ship", none]);
+    trial.cut("limited");
+    trial.wait_failed("connection limit (0) is reached");
+    trial.broker.ctl(&["clear_vhost_limits", "-p", "ship"]);
+    trial.wait_recovered(connects);
+
+    let connects = trial.connects();
+    trial.limit_node("0");
+    // Whoever accepts takes one more, and nobody tells the next ones.
+    let port = trial.broker.amqp_port();
+    let held: Vec<TcpStream> = (0..32)
+        .flat_map(|_| TcpStream::connect(("127.0.0.1", port)))
+        .collect();
+    trial.cut("limited");
+    trial.wait_failed("no end of the AMQP handshake");
+    trial.wait_failed("connection_max");
+    trial.limit_node("infinity");
+    drop(held);
+    trial.wait_recovered(connects);
 }
 
 fn the_user_may_not_write(trial: &Trial) {
@@ -215,7 +273,11 @@ fn the_user_may_not_write(trial: &Trial) {
 
 fn a_message_is_too_large(trial: &Trial) {
     let limit = |value: &str| {
-        let expression = format!("application:set_env(rabbit, max_message_size, {value}).");
+        // Where RabbitMQ 3.10 looks, and where 4.0 does.
+        let expression = format!(
+            "application:set_env(rabbit, max_message_size, {value}), \
+             persistent_term:put(max_message_size, {value})."
+        );
         trial.broker.ctl(&["eval", &expression]);
         // A channel remembers it.
         trial.cut("limit");
@@ -230,6 +292,16 @@ fn a_message_is_too_large(trial: &Trial) {
     // Once for the batches as they were, and once for the smallest that are tried.
     assert!(trial.told(text) <= 2, "{}", trial.agent.stderr());
     assert_eq!(trial.told("invalid channel state"), 0);
+}
+
+fn memory_blocks(trial: &Trial) {
+    let connects = trial.connects();
+    let memory = |mark| trial.broker.ctl(&["set_vm_memory_high_watermark", mark]);
+    memory("0.0000001");
+    trial.wait_blocked("low on memory");
+    memory("0.6");
+    trial.wait_marks_move();
+    assert_eq!(trial.connects(), connects);
 }
 
 /// Also for longer than the confirm timer, and until the last of two alarms has ended.

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::support::agent::{Agent, Config};
-use crate::support::broker::Broker;
+use crate::support::broker::{Broker, Version};
 use crate::support::certificates::{Authority, Issued, Valid};
 use crate::support::wait::wait_for;
 use crate::support::writers::append;
@@ -67,7 +67,15 @@ fn no_part_of_a_key_is_in(text: &str, key: &Path) {
 
 #[test]
 fn a_client_certificate_is_the_login_and_renewed_files_are_read_at_the_next_connect() {
-    let broker = Broker::shared();
+    a_client_certificate_is_the_login_at(Broker::shared());
+}
+
+#[test]
+fn a_client_certificate_is_the_login_at_rabbitmq_4_too() {
+    a_client_certificate_is_the_login_at(&Broker::start_version(Version::V4_0));
+}
+
+fn a_client_certificate_is_the_login_at(broker: &Broker) {
     let directory = tempfile::tempdir().unwrap();
     let made = directory.path();
     let (ours, strangers) = (

@@ -88,7 +88,8 @@ fn quoted(text: &str) -> String {
 pub struct Agent {
     directory: PathBuf,
     environment: Vec<(String, String)>,
-    namespaces: &'static str,
+    /// A program that runs the agent in other namespaces, with its options.
+    entry: Vec<String>,
     before: String,
     running: Option<Process>,
     leash: Leash,
@@ -109,7 +110,7 @@ impl Agent {
         let agent = Self {
             directory: directory.to_owned(),
             environment: Vec::new(),
-            namespaces: "",
+            entry: Vec::new(),
             before: "true".to_owned(),
             running: None,
             leash: Leash::on_processes(),
@@ -142,8 +143,13 @@ impl Agent {
     }
 
     /// The agent lives in namespaces of its own: options of `unshare`.
-    pub fn set_namespaces(&mut self, options: &'static str) {
-        self.namespaces = options;
+    pub fn set_namespaces(&mut self, options: &str) {
+        self.set_entry(vec!["unshare".to_owned(), options.to_owned()]);
+    }
+
+    /// The agent, and every command to it, is run by this program with these options.
+    pub fn set_entry(&mut self, entry: Vec<String>) {
+        self.entry = entry;
     }
 
     pub fn start(&mut self) {
@@ -309,12 +315,13 @@ impl Agent {
     fn command(&self, arguments: &[&str]) -> Command {
         let executable = env!("CARGO_BIN_EXE_fantail");
         let script = format!("{{ {}; }} && exec \"$0\" \"$@\"", self.before);
-        let mut command = if self.namespaces.is_empty() {
-            Command::new("sh")
-        } else {
-            let mut command = Command::new("unshare");
-            command.arg(self.namespaces).arg("sh");
-            command
+        let mut command = match &self.entry[..] {
+            [] => Command::new("sh"),
+            [program, options @ ..] => {
+                let mut command = Command::new(program);
+                command.args(options).arg("sh");
+                command
+            }
         };
         command.arg("-c").arg(script).arg(executable);
         command

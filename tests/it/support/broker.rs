@@ -159,6 +159,11 @@ impl Broker {
         )
     }
 
+    /// The port of `url`.
+    pub fn amqp_port(&self) -> u16 {
+        self.amqp_port
+    }
+
     /// A new connection to it.
     pub fn amqp(&self) -> Amqp {
         Amqp::connect(&self.url())
@@ -244,12 +249,19 @@ impl Broker {
     /// the authority of its clients', and whether it refuses those that show none.
     pub fn listen_for_tls(&self, listeners: &[(&Issued, &Authority, bool)]) -> Vec<u16> {
         let listen = |(own, clients, required): &(&Issued, &Authority, bool)| {
-            let (port, ca) = (free_port(), clients.pem_path());
+            let port = free_port();
+            let bring = |path: &Path, name: &str| {
+                let name = format!("{port}-{name}");
+                fs::copy(path, self.path(&name)).unwrap();
+                self.seen(&name)
+            };
             let expression = format!(
                 "ok = rabbit_networking:start_ssl_listener({{\"127.0.0.1\", {port}}}, \
-                 [{{cacertfile, {ca:?}}}, {{certfile, {:?}}}, {{keyfile, {:?}}}, \
+                 [{{cacertfile, {:?}}}, {{certfile, {:?}}}, {{keyfile, {:?}}}, \
                  {{verify, verify_peer}}, {{fail_if_no_peer_cert, {required}}}], 1)",
-                own.cert, own.key
+                bring(clients.pem_path(), "ca"),
+                bring(&own.cert, "cert"),
+                bring(&own.key, "key"),
             );
             (port, expression)
         };
@@ -260,6 +272,15 @@ impl Broker {
             &format!("application:ensure_all_started(ssl), {expressions}, ok."),
         ]);
         ports
+    }
+
+    /// Listens for plain AMQP, until the node ends, at an address beside the loopback's too; the port.
+    pub fn listen_at(&self, address: Ipv4Addr) -> u16 {
+        let port = free_port();
+        let expression =
+            format!("rabbit_networking:start_tcp_listener({{\"{address}\", {port}}}, 1).");
+        self.ctl(&["eval", &expression]);
+        port
     }
 
     fn node(&self) -> &Node {

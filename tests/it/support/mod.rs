@@ -12,6 +12,7 @@ pub mod leash;
 pub mod logrotate;
 pub mod made;
 pub mod message;
+pub mod network;
 pub mod numbered;
 pub mod oracle;
 pub mod ports;
