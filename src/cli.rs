@@ -8,6 +8,7 @@ mod preview;
 mod run;
 mod spool;
 mod status;
+mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -71,6 +72,9 @@ enum Command {
     /// Asks the running agent how it is.
     #[command(after_help = status::EXAMPLES)]
     Status(status::Arguments),
+    /// Shows the running agent, live.
+    #[command(after_help = top::EXAMPLES)]
+    Top(top::Arguments),
     /// Looks into the spool, also while the agent runs.
     #[command(after_help = spool::EXAMPLES)]
     Spool(spool::Arguments),
@@ -110,6 +114,7 @@ pub fn main() -> ExitCode {
         Command::Check { connect, all } => check::run(&common.config, *connect, *all),
         Command::Preview(arguments) => preview::run(&common.config, arguments),
         Command::Status(arguments) => status::run(&common.config, arguments),
+        Command::Top(arguments) => top::run(&common.config, arguments),
         Command::Spool(arguments) => spool::run(&common.config, arguments),
         Command::Completions { shell } => generate::completions(Arguments::command(), *shell),
         Command::Man { directory } => generate::man(Arguments::command(), directory),

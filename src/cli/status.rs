@@ -42,23 +42,11 @@ pub(super) struct Arguments {
 
 pub(super) fn run(config: &Path, arguments: &Arguments) -> Result<(), Failure> {
     let socket = config::control(config)?;
-    let answer = ask(&socket).map_err(|error| no_answer(&socket, &error))?;
-    if let Ok(Refused { error }) = serde_json::from_str(&answer) {
-        return Err(failure(
-            69,
-            format!("error: the daemon answers: {}", escaped(&error.message)),
-        ));
-    }
+    let answer = answer(&socket)?;
     let shown = if arguments.json {
         json(&answer)
     } else {
-        let status: Status = serde_json::from_str(&answer).map_err(|error| {
-            let advice = "is it of another version? `fantail status --json` shows its answer";
-            failure(
-                74,
-                format!("error: the daemon's answer is not understood: {error}; {advice}"),
-            )
-        })?;
+        let status = understood(&answer)?;
         let stdout = io::stdout();
         let colour = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none();
         table(&status, arguments.all, Paint(colour))
@@ -68,6 +56,32 @@ pub(super) fn run(config: &Path, arguments: &Arguments) -> Result<(), Failure> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => written.map_err(|error| failure(74, format!("error: {error}"))),
     }
+}
+
+/// What the daemon says of itself, asked for once.
+pub(super) fn ask_once(socket: &Path) -> Result<Status, Failure> {
+    understood(&answer(socket)?)
+}
+
+fn answer(socket: &Path) -> Result<String, Failure> {
+    let answer = ask(socket).map_err(|error| no_answer(socket, &error))?;
+    if let Ok(Refused { error }) = serde_json::from_str(&answer) {
+        return Err(failure(
+            69,
+            format!("error: the daemon answers: {}", escaped(&error.message)),
+        ));
+    }
+    Ok(answer)
+}
+
+fn understood(answer: &str) -> Result<Status, Failure> {
+    serde_json::from_str(answer).map_err(|error| {
+        let advice = "is it of another version? `fantail status --json` shows its answer";
+        failure(
+            74,
+            format!("error: the daemon's answer is not understood: {error}; {advice}"),
+        )
+    })
 }
 
 #[derive(serde::Deserialize)]
@@ -364,7 +378,7 @@ fn files(files: Option<&[File]>, all: bool, paint: Paint) -> String {
 
 /// Only the stages with something to tell.
 fn stages(status: &Status, paint: Paint) -> String {
-    let quiet = ["running", "publishing", "offline", "checking"];
+    let quiet = ["running", "publishing", "connecting", "offline", "checking"];
     let telling = status
         .stages
         .iter()
@@ -457,7 +471,7 @@ fn aligned(names: &[&str], right: &[usize], rows: Vec<Vec<Cell>>, paint: Paint) 
 }
 
 /// Bytes as people say them: `12 B`, `1.5 KiB`.
-fn bytes(bytes: u64) -> String {
+pub(super) fn bytes(bytes: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if bytes < 1024 {
         return format!("{bytes} B");
@@ -470,7 +484,7 @@ fn bytes(bytes: u64) -> String {
 }
 
 /// Seconds as people say them: `5s`, `3m 20s`, `2h 5m`, `4d 3h`.
-fn duration(seconds: u64) -> String {
+pub(super) fn duration(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match seconds {
         0..60 => format!("{seconds}s"),

@@ -41,5 +41,6 @@ mod status_test;
 mod support;
 mod support_test;
 mod tls_test;
+mod top_test;
 mod topology_test;
 mod treatment_test;
