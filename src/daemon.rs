@@ -1,8 +1,10 @@
 //! The daemon: opens the state, runs the pipeline under signals, and says with which code to leave.
 
 mod control;
+mod notify;
 
 use std::process::exit;
+use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
@@ -14,6 +16,7 @@ use crate::state::{Change, State, StateError};
 use crate::sys;
 use crate::telemetry::Recent;
 use control::Control;
+use notify::Notify;
 
 /// Why the daemon could not run, or not go on.
 #[derive(Debug, thiserror::Error)]
@@ -72,10 +75,15 @@ pub fn run(config: &Config, recent: Recent) -> Result<(), DaemonError> {
         .build()
         .map_err(DaemonError::Runtime)?;
     let (ask, questions) = pipeline::questions();
+    let notify = Arc::new(Notify::start(ask.clone()).map_err(DaemonError::Runtime)?);
     let control = Control::start(&config.control, ask);
     let watch = Watch { recent, questions };
     let ran = runtime.block_on(async {
-        let stop = stop_signal().map_err(DaemonError::Runtime)?;
+        let stop = stop_signal(Arc::clone(&notify)).map_err(DaemonError::Runtime)?;
+        let stop = async {
+            stop.await;
+            notify.stopping(config.shutdown_timeout);
+        };
         Ok(pipeline::run(config, state, loaded, spool, watch, stop).await?)
     });
     drop(control);
@@ -95,7 +103,7 @@ fn spool_options(config: &Config) -> spool::Options {
 }
 
 /// Completes with the first SIGTERM or SIGINT; from then on another one ends the process.
-fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+fn stop_signal(notify: Arc<Notify>) -> std::io::Result<impl Future<Output = ()>> {
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
     let mut hup = signal(SignalKind::hangup())?;
@@ -104,7 +112,11 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
             tokio::select! {
                 _ = term.recv() => break,
                 _ = int.recv() => break,
-                _ = hup.recv() => warn!("reload is not built yet; restart to change the configuration"),
+                _ = hup.recv() => {
+                    notify.reloading();
+                    warn!("reload is not built yet; restart to change the configuration");
+                    notify.ready();
+                }
             }
         }
         tokio::spawn(async move {
