@@ -21,6 +21,7 @@ mod formats_test;
 mod layers_test;
 mod login_test;
 mod logrotate_test;
+mod notify_test;
 mod numbered_test;
 mod oracle_test;
 mod outages_test;
@@ -38,6 +39,7 @@ mod status_test;
 )]
 mod support;
 mod support_test;
+mod systemd_test;
 mod tls_test;
 mod topology_test;
 mod treatment_test;
