@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
 use super::debian::Root;
@@ -111,6 +112,8 @@ impl Machine {
         };
         machine.leash.hold(&[machine.process.id()]);
         machine.leader = wait_for_some(BOOT, "systemd runs", || machine.find_leader());
+        // It leads a group of its own, and outlives nspawn; nothing inside outlives it.
+        machine.leash.hold(&[machine.process.id(), machine.leader]);
         wait_for(BOOT, "the machine is up", || machine.is_up());
         machine
     }
@@ -190,14 +193,15 @@ impl Drop for Machine {
             let journal = self.run("journalctl --no-pager --lines=80; systemctl status fantail");
             println!("{}", String::from_utf8_lossy(&journal.stdout));
         }
+        if let Some(leader) = Pid::from_raw(self.leader as i32).filter(|_| self.leader != 0) {
+            // It may have ended by itself.
+            let _ = kill_process_group(leader, Signal::KILL);
+        }
         self.process.kill_group();
         self.leash.hold(&[]);
-        for group in &self.groups {
-            let mut left = false;
-            let end = std::time::Instant::now() + END;
-            while !left && std::time::Instant::now() < end {
-                left = remove_group(group);
-            }
+        if !std::thread::panicking() {
+            let is_gone = || self.groups.iter().all(|group| remove_group(group));
+            wait_for(END, "nothing is left of the machine", is_gone);
         }
     }
 }
