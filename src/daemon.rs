@@ -1,9 +1,11 @@
 //! The daemon: opens the state, runs the pipeline under signals, and says with which code to leave.
 
 mod control;
+mod notify;
 mod reload;
 
 use std::process::exit;
+use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
@@ -16,6 +18,7 @@ use crate::state::{Change, State, StateError};
 use crate::sys;
 use crate::telemetry::Recent;
 use control::Control;
+use notify::Notify;
 
 /// Why the daemon could not run, or not go on.
 #[derive(Debug, thiserror::Error)]
@@ -78,16 +81,19 @@ pub fn run(config: Config, recent: Recent) -> Result<(), DaemonError> {
         warn!("no [[source]] is configured; running idle");
     }
     let (ask, questions) = pipeline::questions();
+    let notify = Arc::new(Notify::start(ask.clone()).map_err(DaemonError::Runtime)?);
     let control = Control::start(&config.control, ask);
     let (reload, reloads) = tokio::sync::mpsc::unbounded_channel();
+    let stopping = Arc::clone(&notify);
     let watch = Watch {
         recent,
         questions,
         reloads,
+        stopping: Box::new(move |within| stopping.stopping(within)),
     };
     let path = config.path.clone();
     let ran = runtime.block_on(async {
-        tokio::spawn(reload::follow(hangup, path, reload));
+        tokio::spawn(reload::follow(hangup, path, reload, notify));
         let stop = stop_signal().map_err(DaemonError::Runtime)?;
         Ok(pipeline::run(config, state, loaded, spool, watch, stop).await?)
     });

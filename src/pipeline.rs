@@ -49,7 +49,6 @@ const STOP_RESERVE: Duration = Duration::from_secs(2);
 pub struct StageEnded(&'static str);
 
 /// What lets others see how the daemon is.
-#[derive(Debug)]
 pub struct Watch {
     /// Is told as part of each answer.
     pub recent: Recent,
@@ -57,6 +56,8 @@ pub struct Watch {
     pub questions: Questions,
     /// Followed while the pipeline works.
     pub reloads: Reloads,
+    /// Told when a stop begins, and how long it may take.
+    pub stopping: Box<dyn FnOnce(Duration)>,
 }
 
 /// Runs until `stop`, and then until everything is confirmed or the time for it is up.
@@ -71,9 +72,10 @@ pub async fn run(
     watch: Watch,
     stop: impl Future<Output = ()>,
 ) -> Result<(), StageEnded> {
-    let mut pipeline = Pipeline::start(config, state, loaded, spool, watch);
+    let (mut pipeline, stopping) = Pipeline::start(config, state, loaded, spool, watch);
     info!("ready");
     let stopped_at = pipeline.serve(stop).await?;
+    stopping(pipeline.config.shutdown_timeout);
     let until = stopped_at + pipeline.config.shutdown_timeout;
     pipeline
         .finish(until.checked_sub(STOP_RESERVE).unwrap_or(stopped_at))
@@ -151,7 +153,7 @@ impl Pipeline {
         mut loaded: Loaded,
         spool: Opened,
         watch: Watch,
-    ) -> Self {
+    ) -> (Self, Box<dyn FnOnce(Duration)>) {
         let (tell_end, ended) = unbounded_channel();
         let spawn = |name: &'static str, work: Box<dyn FnOnce() + Send>| {
             let tell = TellEnd(name, tell_end.clone());
@@ -268,7 +270,7 @@ impl Pipeline {
         };
         spawn("discovery", Box::new(work));
 
-        Self {
+        let pipeline = Self {
             relay,
             lane,
             waker,
@@ -296,7 +298,8 @@ impl Pipeline {
             config,
             stopped: None,
             closed: false,
-        }
+        };
+        (pipeline, watch.stopping)
     }
 
     /// Moves everything along until `stop`; returns when that was.

@@ -203,3 +203,31 @@ pub struct Error {
 pub fn time(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
+
+/// Bytes as people say them: `12 B`, `1.5 KiB`.
+#[must_use]
+pub fn bytes(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let unit = (bytes.ilog2() / 10) as usize;
+    let whole = 1_u64 << (10 * unit);
+    // Tenths, rounded down: what is not all confirmed must not look so.
+    let tenths = u128::from(bytes) * 10 / u128::from(whole);
+    format!("{}.{} {}", tenths / 10, tenths % 10, units[unit - 1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_short_and_never_look_more_than_they_are() {
+        assert_eq!(bytes(0), "0 B");
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes((1 << 20) - 1), "1023.9 KiB");
+        assert_eq!(bytes(u64::MAX), "15.9 EiB");
+    }
+}

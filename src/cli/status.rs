@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Failure;
-use crate::status::{BrokerState, File, FileState, Queue, Source, SpoolMode, Status};
+use crate::status::{BrokerState, File, FileState, Queue, Source, SpoolMode, Status, bytes};
 use crate::telemetry::escaped;
 use crate::{config, sys};
 
@@ -470,19 +470,6 @@ fn aligned(names: &[&str], right: &[usize], rows: Vec<Vec<Cell>>, paint: Paint) 
     out
 }
 
-/// Bytes as people say them: `12 B`, `1.5 KiB`.
-pub(super) fn bytes(bytes: u64) -> String {
-    let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    let unit = (bytes.ilog2() / 10) as usize;
-    let whole = 1_u64 << (10 * unit);
-    // Tenths, rounded down: what is not all confirmed must not look so.
-    let tenths = u128::from(bytes) * 10 / u128::from(whole);
-    format!("{}.{} {}", tenths / 10, tenths % 10, units[unit - 1])
-}
-
 /// Seconds as people say them: `5s`, `3m 20s`, `2h 5m`, `4d 3h`.
 pub(super) fn duration(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
@@ -501,11 +488,6 @@ mod tests {
 
     #[test]
     fn numbers_are_short_and_never_look_smaller_than_they_should() {
-        assert_eq!(bytes(0), "0 B");
-        assert_eq!(bytes(1023), "1023 B");
-        assert_eq!(bytes(1536), "1.5 KiB");
-        assert_eq!(bytes((1 << 20) - 1), "1023.9 KiB");
-        assert_eq!(bytes(u64::MAX), "15.9 EiB");
         assert_eq!(duration(59), "59s");
         assert_eq!(duration(200), "3m 20s");
         assert_eq!(duration(90_061), "1d 1h");

@@ -1,19 +1,27 @@
 //! SIGHUP: the configuration is read again. What cannot be used changes nothing.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tracing::info;
 
+use super::notify::Notify;
 use crate::config::{self, Config};
 use crate::pipeline::Reload;
 
 /// Each SIGHUP reads the configuration at `path` again and hands it to the pipeline. Signals
 /// that come while one is dealt with are one.
-pub(super) async fn follow(mut hangup: Signal, path: PathBuf, reloads: UnboundedSender<Reload>) {
+pub(super) async fn follow(
+    mut hangup: Signal,
+    path: PathBuf,
+    reloads: UnboundedSender<Reload>,
+    notify: Arc<Notify>,
+) {
     while hangup.recv().await.is_some() {
+        notify.reloading();
         info!(path = %path.display(), "reading the configuration again");
         let (done, followed) = oneshot::channel();
         let config = read(path.clone()).await;
@@ -22,6 +30,7 @@ pub(super) async fn follow(mut hangup: Signal, path: PathBuf, reloads: Unbounded
         }
         // A pipeline that ends follows nothing.
         let _ = followed.await;
+        notify.ready();
     }
 }
 

@@ -22,6 +22,7 @@ mod layers_test;
 mod login_test;
 mod logrotate_test;
 mod networks_test;
+mod notify_test;
 mod numbered_test;
 mod oracle_test;
 mod outages_test;
@@ -40,6 +41,7 @@ mod status_test;
 )]
 mod support;
 mod support_test;
+mod systemd_test;
 mod tls_test;
 mod top_test;
 mod topology_test;

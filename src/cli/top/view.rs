@@ -10,8 +10,8 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Gauge, Paragraph, Row, Table};
 
 use super::{Screen, Sort};
-use crate::cli::status::{bytes, duration};
-use crate::status::{BrokerState, File, FileState, Queue, SpoolMode};
+use crate::cli::status::duration;
+use crate::status::{BrokerState, File, FileState, Queue, SpoolMode, bytes};
 use crate::telemetry::escaped;
 
 /// Lines of the head, and of what goes wrong at the bottom at most.

@@ -29,7 +29,7 @@ exec chroot "$root" "$@"
 /// Where a program in the root file system finds the directory it was given.
 pub const INSIDE: &str = "/srv";
 
-/// A Debian release with one package and what that needs.
+/// A Debian release with some packages and what those need.
 pub struct Root {
     directory: PathBuf,
 }
@@ -38,7 +38,21 @@ impl Root {
     /// The one in the user's cache, made there first where it is missing or not whole. Whoever comes
     /// meanwhile, from this process or another, waits.
     pub fn with(suite: &str, package: &str) -> Self {
-        let cache = cache().join(format!("{suite}-{package}"));
+        Self::of(suite, package, package)
+    }
+
+    /// One that boots, with what packages of services expect.
+    pub fn booting(suite: &str) -> Self {
+        Self::of(suite, "systemd", "systemd-sysv,dbus,adduser,procps")
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// `packages` are separated by commas.
+    fn of(suite: &str, name: &str, packages: &str) -> Self {
+        let cache = cache().join(format!("{suite}-{name}"));
         fs::create_dir_all(&cache).unwrap();
         let lock = OpenOptions::new()
             .create(true)
@@ -49,7 +63,7 @@ impl Root {
         let root = Self {
             directory: cache.join("root"),
         };
-        let recipe = recipe(suite, package);
+        let recipe = recipe(suite, packages);
         if !root.is_made_by(&recipe) {
             root.make(&cache, &recipe);
         }
@@ -110,10 +124,10 @@ impl Root {
 }
 
 /// Arguments of mmdebstrap, but for the archive to make.
-fn recipe(suite: &str, package: &str) -> Vec<String> {
+fn recipe(suite: &str, packages: &str) -> Vec<String> {
     vec![
         "--variant=minbase".to_owned(),
-        format!("--include={package}"),
+        format!("--include={packages}"),
         "--customize-hook=echo 127.0.0.1 localhost >\"$1/etc/hosts\"".to_owned(),
         suite.to_owned(),
     ]

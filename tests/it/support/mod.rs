@@ -10,6 +10,7 @@ pub mod debian;
 pub mod json;
 pub mod leash;
 pub mod logrotate;
+pub mod machine;
 pub mod made;
 pub mod message;
 pub mod network;

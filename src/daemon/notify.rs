@@ -1,0 +1,276 @@
+//! What systemd is told of the daemon (`sd_notify(3)`): that it is ready, reloads or stops, how it is
+//! in one line, and, while every stage makes progress, that it lives. On a thread of its own: should
+//! systemd not take a message, nothing else waits for it.
+
+use std::env;
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sd_notify::NotifyState;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+use tracing::{debug, warn};
+
+use crate::pipeline::Ask;
+use crate::status::{BrokerState, SpoolMode, Stage, Status, bytes};
+
+/// Between two looks at what `systemctl status` shows.
+const STATUS_EVERY: Duration = Duration::from_secs(5);
+/// Between two attempts to learn that the pipeline runs.
+const READY_EVERY: Duration = Duration::from_millis(50);
+/// How much longer than the daemon's own limit systemd waits for its end.
+const STOP_SPARE: Duration = Duration::from_secs(5);
+/// The stage that works on one thing and is not waiting for a neighbour or a system call.
+const WORKING: &str = "working";
+
+/// The way to tell systemd something. Without systemd nothing is told, and that is no error.
+#[derive(Debug)]
+pub(super) struct Notify(Option<UnboundedSender<News>>);
+
+/// What the daemon does next.
+#[derive(Clone, Copy, Debug)]
+enum News {
+    Reloading,
+    Ready,
+    Stopping(Duration),
+}
+
+impl Notify {
+    /// Tells that the daemon is ready as soon as the pipeline answers, and how it is from then on.
+    ///
+    /// # Errors
+    /// There is neither thread nor timer.
+    pub(super) fn start(ask: Ask) -> io::Result<Self> {
+        if env::var_os("NOTIFY_SOCKET").is_none() {
+            return Ok(Self(None));
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()?;
+        let (tell, news) = unbounded_channel();
+        let work = move || {
+            runtime.block_on(async {
+                if let Err(error) = Teller::new(ask, news).run().await {
+                    warn!(%error, "systemd cannot be told anything");
+                }
+            });
+        };
+        // Ends when `tell` does. It is not waited for: a systemd that hangs must not hold up the end.
+        let _ = thread::Builder::new()
+            .name("notify".to_owned())
+            .spawn(work)?;
+        Ok(Self(Some(tell)))
+    }
+
+    /// The configuration is being read again; until [`Notify::ready`].
+    pub(super) fn reloading(&self) {
+        self.tell(News::Reloading);
+    }
+
+    /// The reload is over, however it went.
+    pub(super) fn ready(&self) {
+        self.tell(News::Ready);
+    }
+
+    /// The daemon stops, within that time.
+    pub(super) fn stopping(&self, within: Duration) {
+        self.tell(News::Stopping(within));
+    }
+
+    fn tell(&self, news: News) {
+        if let Some(tell) = &self.0 {
+            // A thread that has ended has said why.
+            let _ = tell.send(news);
+        }
+    }
+}
+
+/// The thread's own.
+struct Teller {
+    ask: Ask,
+    news: UnboundedReceiver<News>,
+    watchdog: Option<Duration>,
+    shown: String,
+    starving: bool,
+}
+
+impl Teller {
+    fn new(ask: Ask, news: UnboundedReceiver<News>) -> Self {
+        Self {
+            ask,
+            news,
+            watchdog: sd_notify::watchdog_enabled(),
+            shown: String::new(),
+            starving: false,
+        }
+    }
+
+    /// Until the daemon ends, or systemd does not listen.
+    async fn run(mut self) -> io::Result<()> {
+        if !self.wait_for_pipeline().await? {
+            return Ok(());
+        }
+        let mut show = every(STATUS_EVERY);
+        // systemd.service(5): half of the limit.
+        let mut beat = self.watchdog.map(|limit| every(limit / 2));
+        loop {
+            tokio::select! {
+                news = self.news.recv() => match news {
+                    Some(news) => tell(news)?,
+                    None => return Ok(()),
+                },
+                _ = show.tick() => self.show().await?,
+                () = tick(beat.as_mut()) => self.beat().await?,
+            }
+        }
+    }
+
+    /// Whether it came to run: a daemon may be told to stop before.
+    async fn wait_for_pipeline(&mut self) -> io::Result<bool> {
+        loop {
+            tokio::select! {
+                news = self.news.recv() => match news {
+                    Some(news) => tell(news)?,
+                    None => return Ok(false),
+                },
+                answer = self.ask.status() => match answer {
+                    Ok(status) => {
+                        let text = text(&status);
+                        sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&text)])?;
+                        self.shown = text;
+                        return Ok(true);
+                    }
+                    Err(_) => tokio::time::sleep(READY_EVERY).await,
+                },
+            }
+        }
+    }
+
+    async fn show(&mut self) -> io::Result<()> {
+        let Ok(status) = self.ask.status().await else {
+            return Ok(());
+        };
+        let text = text(&status);
+        if text != self.shown {
+            sd_notify::notify(&[NotifyState::Status(&text)])?;
+            self.shown = text;
+        }
+        Ok(())
+    }
+
+    /// Feeds the watchdog, unless something hangs. A pipeline that does not answer does: it never
+    /// waits for a disk.
+    async fn beat(&mut self) -> io::Result<()> {
+        let limit = self.watchdog.unwrap_or(Duration::MAX);
+        let hangs = match self.ask.status().await {
+            Ok(status) => stuck(&status.stages, limit, Timestamp::now()),
+            Err(_) => Some("pipeline".to_owned()),
+        };
+        let Some(stage) = hangs else {
+            self.starving = false;
+            return sd_notify::notify(&[NotifyState::Watchdog]);
+        };
+        if !std::mem::replace(&mut self.starving, true) {
+            warn!(stage, "no progress; the watchdog is not fed");
+        }
+        Ok(())
+    }
+}
+
+fn every(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+async fn tick(interval: Option<&mut Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn tell(news: News) -> io::Result<()> {
+    debug!(?news, "telling systemd");
+    match news {
+        News::Reloading => {
+            let now = NotifyState::monotonic_usec_now()?;
+            sd_notify::notify(&[NotifyState::Reloading, now])
+        }
+        News::Ready => sd_notify::notify(&[NotifyState::Ready]),
+        News::Stopping(within) => {
+            let usec = u32::try_from((within + STOP_SPARE).as_micros()).unwrap_or(u32::MAX);
+            sd_notify::notify(&[
+                NotifyState::Stopping,
+                NotifyState::ExtendTimeoutUsec(usec),
+                NotifyState::Status("stopping: what is under way is being confirmed"),
+            ])
+        }
+    }
+}
+
+/// The stage that has worked on one thing for longer than `limit`.
+fn stuck(stages: &[Stage], limit: Duration, now: Timestamp) -> Option<String> {
+    let is_stuck = |stage: &&Stage| {
+        let since: Option<Timestamp> = stage.since.parse().ok();
+        let lasts = since.and_then(|since| Duration::try_from(now.duration_since(since)).ok());
+        stage.state == WORKING && lasts.is_some_and(|lasts| lasts > limit)
+    };
+    stages.iter().find(is_stuck).map(|stage| stage.name.clone())
+}
+
+/// How the daemon is, for `systemctl status`.
+fn text(status: &Status) -> String {
+    let broker = match status.broker.state {
+        BrokerState::Connected => "broker connected",
+        BrokerState::Connecting => "connecting to the broker",
+        BrokerState::Blocked => "broker takes nothing",
+        BrokerState::Down => "no broker",
+    };
+    let sum: Option<u64> = status.sources.iter().map(|source| source.lag).sum();
+    let lag = sum.map_or_else(|| "not known".to_owned(), bytes);
+    let mut text = if status.sources.is_empty() {
+        format!("{broker}, idle: no source is configured")
+    } else {
+        format!("{broker}, lag {lag}")
+    };
+    if status.spool.mode != SpoolMode::Direct {
+        text += &format!(", spool {}", bytes(status.spool.bytes));
+    }
+    if status.lost_bytes > 0 {
+        text += &format!(", lost {}", bytes(status.lost_bytes));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_stage_that_works_on_one_thing_for_too_long_starves_the_watchdog() {
+        let now: Timestamp = "2026-11-22T13:15:30.000Z".parse().expect("a time");
+        let limit = Duration::from_secs(10);
+        let stage = |state: &str, since: &str| Stage {
+            name: "lane".to_owned(),
+            state: state.to_owned(),
+            since: since.to_owned(),
+        };
+        let (long, short) = ("2026-11-22T13:15:10.000Z", "2026-11-22T13:15:25.000Z");
+        for (state, since, hangs) in [
+            (WORKING, long, true),
+            (WORKING, short, false),
+            ("running", long, false),
+            ("silent", long, false),
+            // A clock that was set back.
+            (WORKING, "2026-11-22T14:00:00.000Z", false),
+        ] {
+            let stages = [stage("full", long), stage(state, since)];
+            assert_eq!(stuck(&stages, limit, now).is_some(), hangs, "{state}");
+        }
+    }
+}
