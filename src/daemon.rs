@@ -15,6 +15,7 @@ use crate::spool::{RealDisk, Spool, SpoolError};
 use crate::state::{Change, State, StateError};
 use crate::sys;
 use crate::telemetry::Recent;
+use crate::telemetry::progress::Progress;
 use control::Control;
 
 /// Why the daemon could not run, or not go on.
@@ -84,6 +85,7 @@ pub fn run(config: Config, recent: Recent) -> Result<(), DaemonError> {
         recent,
         questions,
         reloads,
+        progress: Progress::default(),
     };
     let path = config.path.clone();
     let ran = runtime.block_on(async {

@@ -23,6 +23,7 @@ use crate::tail::reader::{Filled, Scratch};
 use crate::tail::report::FileReport;
 use crate::tail::watch::Hints;
 use crate::tail::{Event, Registration, Tail};
+use crate::telemetry::progress;
 use crate::treat::Treatment;
 use groups::Groups;
 pub use reload::{Settings, Settled};
@@ -255,6 +256,7 @@ impl<S: Fn(Output)> Lane<S> {
     pub fn run(mut self, inputs: &Receiver<Input>) {
         loop {
             loop {
+                progress::step();
                 match inputs.try_recv() {
                     Ok(Input::Stop) => return self.finish(inputs),
                     Ok(input) => self.take(input, Instant::now()),
@@ -269,7 +271,7 @@ impl<S: Fn(Output)> Lane<S> {
             if worked {
                 continue;
             }
-            match inputs.recv_timeout(wait) {
+            match progress::wait(|| inputs.recv_timeout(wait)) {
                 Ok(Input::Stop) => return self.finish(inputs),
                 Ok(input) => self.take(input, Instant::now()),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -299,7 +301,7 @@ impl<S: Fn(Output)> Lane<S> {
         }
         self.tell();
         while !self.parked.is_empty() {
-            match inputs.recv() {
+            match progress::wait(|| inputs.recv()) {
                 // Told a second time: nobody is left to hand anything to.
                 Ok(Input::Stop) | Err(_) => return,
                 Ok(Input::Salvage) => return self.salvage(inputs),
@@ -309,7 +311,7 @@ impl<S: Fn(Output)> Lane<S> {
         let deleted = self.tail.has_deleted_unconfirmed();
         (self.send)(Output::Stopped { deleted });
         loop {
-            match inputs.recv() {
+            match progress::wait(|| inputs.recv()) {
                 Ok(Input::Salvage) => return self.salvage(inputs),
                 Ok(Input::Stop) | Err(_) => return,
                 Ok(input) => self.take_stopped(input),

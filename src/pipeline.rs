@@ -31,6 +31,7 @@ use crate::tail::discover::{Discovery, Memory, Sought, Waker};
 use crate::tail::watch::{Hints, Watches};
 use crate::tail::{Event, Tail};
 use crate::telemetry::Recent;
+use crate::telemetry::progress::{Progress, Stage};
 use crate::treat::Treatment;
 use crate::wire::Sender as WireSender;
 use reload::{Link, Relinking, Sources, tail_source};
@@ -57,6 +58,8 @@ pub struct Watch {
     pub questions: Questions,
     /// Followed while the pipeline works.
     pub reloads: Reloads,
+    /// Every stage tells there what it does.
+    pub progress: Progress,
 }
 
 /// Runs until `stop`, and then until everything is confirmed or the time for it is up.
@@ -64,6 +67,19 @@ pub struct Watch {
 /// # Errors
 /// A stage ended early: the daemon cannot go on.
 pub async fn run(
+    config: Config,
+    state: State,
+    loaded: Loaded,
+    spool: Opened,
+    watch: Watch,
+    stop: impl Future<Output = ()>,
+) -> Result<(), StageEnded> {
+    let progress = watch.progress.clone();
+    let work = work(config, state, loaded, spool, watch, stop);
+    progress.watch(Stage::Relay, work).await
+}
+
+async fn work(
     config: Config,
     state: State,
     loaded: Loaded,
@@ -103,6 +119,7 @@ struct Pipeline {
     sender: WireSender,
     sources: Sources,
     reloads: Reloads,
+    progress: Progress,
     ended: UnboundedReceiver<&'static str>,
     blocked: bool,
     failure: Option<String>,
@@ -153,12 +170,16 @@ impl Pipeline {
         watch: Watch,
     ) -> Self {
         let (tell_end, ended) = unbounded_channel();
-        let spawn = |name: &'static str, work: Box<dyn FnOnce() + Send>| {
+        let progress = watch.progress.clone();
+        let spawn = |stage: Stage, work: Box<dyn FnOnce() + Send>| {
+            let name = stage.as_str();
             let tell = TellEnd(name, tell_end.clone());
+            let progress = progress.clone();
             thread::Builder::new()
                 .name(name.to_owned())
                 .spawn(move || {
                     let _tell = tell;
+                    let _entered = progress.enter(stage);
                     work();
                 })
                 .is_ok()
@@ -169,7 +190,7 @@ impl Pipeline {
         let (changes, change_inputs) = channel();
         let (tell_durable, durable) = unbounded_channel();
         spawn(
-            "state",
+            Stage::State,
             Box::new(move || {
                 state.run(&change_inputs, move |done| {
                     let _ = tell_durable.send(done);
@@ -223,7 +244,7 @@ impl Pipeline {
                 Worker::new(spool, begin, reading, drop_oldest, tell).run(&order_inputs);
             }
         };
-        spawn("spool", Box::new(work));
+        spawn(Stage::Spool, Box::new(work));
         let options = lane_options(&config);
         let sources = Sources::new(&config.sources, loaded.scanned.clone());
         let had = loaded
@@ -246,7 +267,7 @@ impl Pipeline {
                 lane.run(&lane_inputs);
             }
         };
-        spawn("lane", Box::new(work));
+        spawn(Stage::Lane, Box::new(work));
 
         let memory = Memory::new(had);
         let sought = |(index, source): (usize, &crate::config::Source)| Sought {
@@ -266,7 +287,7 @@ impl Pipeline {
                 discovery.run(watches, move |scan| deliver.send(Input::Scan(scan)).is_ok());
             }
         };
-        spawn("discovery", Box::new(work));
+        spawn(Stage::Discovery, Box::new(work));
 
         Self {
             relay,
@@ -277,13 +298,14 @@ impl Pipeline {
             news,
             changes: Some(changes),
             durable,
-            link: Link::start(config.broker.clone()),
+            link: Link::start(config.broker.clone(), &watch.progress),
             links_before: Vec::new(),
             linked: config.broker.clone(),
             relinking: None,
             sender,
             sources,
             reloads: watch.reloads,
+            progress: watch.progress,
             ended,
             blocked: false,
             failure: None,

@@ -19,6 +19,7 @@ use crate::model::{
     AgentId, Confirmed, FileId, FileRecord, Identity, LogPath, Mark, Proof, Skipped, SpoolId,
     SpoolPlace,
 };
+use crate::telemetry::progress;
 
 /// The schema that this version writes.
 const SCHEMA: i64 = 3;
@@ -187,11 +188,11 @@ impl State {
     /// again for as long as others live: a full disk delays new files, and loses nothing.
     pub fn run(mut self, changes: &Receiver<Change>, durable: impl Fn(Durable)) {
         let mut failing = false;
-        while let Ok(first) = changes.recv() {
+        while let Ok(first) = progress::wait(|| changes.recv()) {
             let mut group = vec![first];
             group.extend(changes.try_iter().take(GROUP_MAX - 1));
             loop {
-                match self.commit(&group) {
+                match progress::call(|| self.commit(&group)) {
                     Ok(()) => break,
                     Err(error) if !failing => {
                         failing = true;
@@ -229,7 +230,7 @@ fn gather(changes: &Receiver<Change>, group: &mut Vec<Change>) -> bool {
     let again = Instant::now() + RETRY;
     loop {
         let left = again.saturating_duration_since(Instant::now());
-        match changes.recv_timeout(left) {
+        match progress::wait(|| changes.recv_timeout(left)) {
             Ok(change) => group.push(change),
             Err(RecvTimeoutError::Timeout) => return true,
             Err(RecvTimeoutError::Disconnected) => return false,

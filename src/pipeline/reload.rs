@@ -22,6 +22,7 @@ use crate::spool::worker::Order;
 use crate::tail;
 use crate::tail::discover::Sought;
 use crate::tail::reload::Renewed;
+use crate::telemetry::progress::{Progress, Stage};
 use crate::wire::Sender as WireSender;
 
 /// So long what is out is waited for before it is sent again over the next link.
@@ -47,13 +48,14 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn start(settings: amqp::Settings) -> Self {
+    pub(super) fn start(settings: amqp::Settings, progress: &Progress) -> Self {
         let (commands, command_inputs) = unbounded_channel();
         let (tell_event, events) = unbounded_channel();
+        let link = amqp::run(settings, command_inputs, tell_event);
         Self {
             commands: Some(commands),
             events,
-            task: tokio::spawn(amqp::run(settings, command_inputs, tell_event)),
+            task: tokio::spawn(progress.watch(Stage::Link, link)),
         }
     }
 }
@@ -260,7 +262,7 @@ impl Pipeline {
         let settings = self.config.broker.clone();
         self.linked = settings.clone();
         // It ends when nobody gives it commands any more.
-        let before = std::mem::replace(&mut self.link, Link::start(settings));
+        let before = std::mem::replace(&mut self.link, Link::start(settings, &self.progress));
         self.links_before.retain(|link| !link.is_finished());
         self.links_before.push(before.task);
         self.memory.relinked();
