@@ -1,6 +1,7 @@
 //! The daemon: opens the state, runs the pipeline under signals, and says with which code to leave.
 
 mod control;
+mod http;
 mod reload;
 
 use std::process::exit;
@@ -17,6 +18,7 @@ use crate::sys;
 use crate::telemetry::Recent;
 use crate::telemetry::progress::Progress;
 use control::Control;
+use http::Http;
 
 /// Why the daemon could not run, or not go on.
 #[derive(Debug, thiserror::Error)]
@@ -79,17 +81,21 @@ pub fn run(config: Config, recent: Recent) -> Result<(), DaemonError> {
         warn!("no [[source]] is configured; running idle");
     }
     let (ask, questions) = pipeline::questions();
-    let control = Control::start(&config.control, ask);
+    let control = Control::start(&config.control, ask.clone());
+    let progress = Progress::default();
+    let mut http = Http::new(ask, progress.clone());
+    http.configure(config.http);
     let (reload, reloads) = tokio::sync::mpsc::unbounded_channel();
     let watch = Watch {
         recent,
         questions,
         reloads,
-        progress: Progress::default(),
+        progress,
     };
     let path = config.path.clone();
     let ran = runtime.block_on(async {
-        tokio::spawn(reload::follow(hangup, path, reload));
+        let follow = reload::follow(hangup, path, reload, http);
+        tokio::spawn(follow);
         let stop = stop_signal().map_err(DaemonError::Runtime)?;
         Ok(pipeline::run(config, state, loaded, spool, watch, stop).await?)
     });

@@ -1,6 +1,7 @@
 //! The one file that knows every stage: starts them, hands them their neighbours, performs what the
 //! deciders ask for, and takes them down in the order in which the data flows.
 
+pub mod meter;
 pub mod preview;
 pub(crate) mod reload;
 mod report;
@@ -18,6 +19,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::amqp::{self, Checked, Command, FailureKind};
 use crate::config::{Config, WhenFull};
+pub use crate::lane::SourceReport;
 use crate::lane::{self, Input, Lane, Output};
 use crate::model::credit::Credit;
 use crate::model::{FileRecord, Range, Skipped};
@@ -34,11 +36,12 @@ use crate::telemetry::Recent;
 use crate::telemetry::progress::{Progress, Stage};
 use crate::treat::Treatment;
 use crate::wire::Sender as WireSender;
+use meter::{Counts, Meter};
 use reload::{Link, Relinking, Sources, tail_source};
 use store::Store;
 
 pub use reload::{Reload, Reloads};
-pub use report::{Ask, Question, Questions, Silent, questions};
+pub use report::{Ask, LaneMeasures, Measures, Question, Questions, Silent, Totals, questions};
 pub use store::Opened;
 
 /// Of the time that a stop may take, so much is kept for saving the state and for the good-bye.
@@ -131,6 +134,7 @@ struct Pipeline {
     reading: Credit,
     questions: Questions,
     memory: report::Memory,
+    meter: Meter,
     /// The lane has handed over what it had,
     stopped: Option<Stopped>,
     /// and the relay was told that no more comes.
@@ -252,8 +256,9 @@ impl Pipeline {
             .iter()
             .map(|file| file.path.as_path().to_path_buf())
             .collect();
-        let (agent, lost) = (loaded.agent, loaded.lost_bytes);
-        let told = report::Memory::new(&config, agent, lost, watch.recent);
+        let told = report::Memory::new(&config, &loaded, watch.recent, &progress);
+        let mut meter = Meter::default();
+        meter.counts.state_resets = u64::from(loaded.reset);
         let tail = tail(&config, loaded);
         let treatments = treatments(&config);
         let work = {
@@ -315,6 +320,7 @@ impl Pipeline {
             reading,
             questions: watch.questions,
             memory: told,
+            meter,
             config,
             stopped: None,
             closed: false,
@@ -446,12 +452,24 @@ impl Pipeline {
 
     /// The lane is asked too, and not waited for: it may be busy.
     fn answer(&self, question: Question) {
-        let in_flight = self.credit.bytes() + self.reading.bytes();
-        let spooled = self.relay.spooled().collect();
-        self.memory.answer(question, in_flight, spooled, |reply| {
-            // A lane that has ended says nothing, which is an answer.
-            let _ = self.lane.send(Input::Report(reply));
-        });
+        let counts = Counts {
+            acknowledged_lines: self.relay.acknowledged_lines(),
+            ..self.meter.counts.clone()
+        };
+        // A lane that has ended says nothing, which is an answer.
+        match question {
+            Question::Status(reply) => {
+                let in_flight = self.credit.bytes() + self.reading.bytes();
+                let spooled = self.relay.spooled().collect();
+                let ask_lane = |reply| drop(self.lane.send(Input::Report(reply)));
+                self.memory
+                    .answer(reply, counts, in_flight, spooled, ask_lane);
+            }
+            Question::Totals(reply) => {
+                let ask_lane = |reply| drop(self.lane.send(Input::Count(reply)));
+                self.memory.total(reply, &counts, ask_lane);
+            }
+        }
     }
 
     fn output(&mut self, output: Output) {
@@ -488,6 +506,7 @@ impl Pipeline {
             Output::Tail(Event::Scanned(source)) => self.change(Change::Scanned(source)),
             Output::Lost(reason, bytes) => {
                 self.memory.lost(bytes);
+                self.meter.lost(reason, bytes);
                 self.change(Change::Lost(reason, bytes));
             }
         }
@@ -557,11 +576,13 @@ impl Pipeline {
     fn lost(&mut self, range: &Range, bytes: u64, reason: Skipped) {
         error!(path = ?range.path, file = %range.file, start = range.start, end = range.end, reason = reason.as_str(), "bytes lost");
         self.memory.lost(bytes);
+        self.meter.lost(reason, bytes);
         self.change(Change::Lost(reason, bytes));
     }
 
     fn link_event(&mut self, event: amqp::Event) {
         self.memory.link(&event);
+        self.meter.link(&event);
         match event {
             // What nothing hangs on but what is told of it.
             amqp::Event::Connecting { .. } => {}
@@ -668,6 +689,7 @@ impl Pipeline {
                         Target::Exchange => None,
                         Target::Queue(name) => Some(name),
                     };
+                    self.meter.published(tag, queue.clone(), &message);
                     let attempt = amqp::Attempt {
                         tag,
                         queue,
@@ -675,7 +697,10 @@ impl Pipeline {
                     };
                     self.command(Command::Publish(attempt));
                 }
-                Action::Check => self.command(Command::Check),
+                Action::Check => {
+                    self.meter.check();
+                    self.command(Command::Check);
+                }
                 Action::Make => self.command(Command::Make),
                 Action::Limit(bytes) => {
                     warn!(
@@ -689,6 +714,7 @@ impl Pipeline {
                     let _ = self.lane.send(Input::Rewind(rewinds));
                 }
                 Action::Confirmed(confirmed, done) => {
+                    self.meter.confirmed();
                     self.store.confirmed(&confirmed);
                     for confirmed in confirmed {
                         self.change(Change::Confirmed(confirmed));
@@ -704,7 +730,12 @@ impl Pipeline {
                 }
                 Action::Look { turn, from } => self.store.order(Order::Look { turn, from }),
                 Action::Lost(range, bytes) => self.lost(&range, bytes, Skipped::Damaged),
-                Action::Notice(notice) => tell(&notice),
+                Action::Notice(notice) => {
+                    if let Notice::SendingAgain { .. } = notice {
+                        self.meter.sending_again();
+                    }
+                    tell(&notice);
+                }
             }
         }
     }

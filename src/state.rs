@@ -99,6 +99,8 @@ pub struct Loaded {
     pub lost_bytes: u64,
     /// Up to where everything in the spool of that id is confirmed.
     pub spool_done: Option<(SpoolId, SpoolPlace)>,
+    /// What there was before was damaged, and is set aside.
+    pub reset: bool,
 }
 
 /// What is to be made durable.
@@ -163,6 +165,7 @@ impl State {
                     insert_scanned(&connection, source).map_err(at(&database))?;
                     loaded.scanned.insert(source.to_string());
                 }
+                loaded.reset = true;
                 (connection, loaded)
             }
             opened => opened?,
@@ -195,6 +198,7 @@ impl State {
                 match progress::call(|| self.commit(&group)) {
                     Ok(()) => break,
                     Err(error) if !failing => {
+                        progress::failed_with(error_name(&error));
                         failing = true;
                         error!(%error, "state cannot be saved; trying again, new files wait");
                         durable(Durable {
@@ -202,7 +206,7 @@ impl State {
                             ..Durable::default()
                         });
                     }
-                    Err(_) => {}
+                    Err(error) => progress::failed_with(error_name(&error)),
                 }
                 if !gather(changes, &mut group) {
                     // The process ends; what is not saved is sent again.
@@ -222,6 +226,17 @@ impl State {
             apply(&transaction, change)?;
         }
         transaction.commit()
+    }
+}
+
+/// A name of few, because each is a time series.
+fn error_name(error: &rusqlite::Error) -> &'static str {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => "ENOSPC",
+        Some(ErrorCode::SystemIoFailure) => "EIO",
+        Some(ErrorCode::ReadOnly) => "EROFS",
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => "damaged",
+        _ => "other",
     }
 }
 
@@ -559,6 +574,7 @@ fn load(database: &Connection, agent: AgentId) -> rusqlite::Result<Loaded> {
         scanned,
         lost_bytes: lost_bytes.cast_unsigned(),
         spool_done,
+        reset: false,
     })
 }
 

@@ -7,21 +7,30 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tracing::info;
 
+use super::http::Http;
 use crate::config::{self, Config};
 use crate::pipeline::Reload;
 
 /// Each SIGHUP reads the configuration at `path` again and hands it to the pipeline. Signals
 /// that come while one is dealt with are one.
-pub(super) async fn follow(mut hangup: Signal, path: PathBuf, reloads: UnboundedSender<Reload>) {
+pub(super) async fn follow(
+    mut hangup: Signal,
+    path: PathBuf,
+    reloads: UnboundedSender<Reload>,
+    mut http: Http,
+) {
     while hangup.recv().await.is_some() {
         info!(path = %path.display(), "reading the configuration again");
         let (done, followed) = oneshot::channel();
         let config = read(path.clone()).await;
+        let served = config.as_ref().ok().map(|config| config.http);
         if reloads.send(Reload { config, done }).is_err() {
             return;
         }
         // A pipeline that ends follows nothing.
-        let _ = followed.await;
+        if let (Ok(true), Some(served)) = (followed.await, served) {
+            http.configure(served);
+        }
     }
 }
 

@@ -33,8 +33,8 @@ const SETTLE_FOR: Duration = Duration::from_secs(10);
 pub struct Reload {
     /// The configuration, or why there is none: what goes on then is what there was.
     pub config: Result<Box<Config>, String>,
-    /// Told when it is followed, or refused.
-    pub done: oneshot::Sender<()>,
+    /// Told whether it is followed.
+    pub done: oneshot::Sender<bool>,
 }
 
 /// Reloads, one after the other.
@@ -187,9 +187,11 @@ impl Pipeline {
                 error!(%error, "the new configuration is not used; the one before it stays in force");
             }
         }
+        self.meter.counts.reload_failures += u64::from(followed.is_err());
+        let is_followed = followed.is_ok();
         self.memory.reloaded(followed);
         // Who asked may be gone.
-        let _ = reload.done.send(());
+        let _ = reload.done.send(is_followed);
     }
 
     /// Sets everything as `config` says, or nothing.
@@ -266,6 +268,7 @@ impl Pipeline {
         self.links_before.retain(|link| !link.is_finished());
         self.links_before.push(before.task);
         self.memory.relinked();
+        self.meter.unlinked();
         (self.blocked, self.failure) = (false, None);
         self.optional = optional(&self.config);
         self.absent.retain(|queue| self.optional.contains(queue));

@@ -253,6 +253,9 @@ impl<D: Disk, T: Fn(News)> Worker<D, T> {
     }
 
     fn refused(&mut self, error: &AppendError) {
+        if let AppendError::Io { source, .. } = error {
+            progress::failed(source);
+        }
         self.retry = Some(Instant::now() + RETRY);
         let reason = error.to_string();
         if self.refuses.is_none() {
@@ -323,6 +326,7 @@ impl<D: Disk, T: Fn(News)> Worker<D, T> {
                     break;
                 }
                 Err(error) if batches.is_empty() && tries < READS_MAX => {
+                    progress::failed(&error.source);
                     if tries == 0 {
                         warn!(%error, "the spool cannot be read; trying again");
                     }

@@ -455,6 +455,7 @@ impl Look<'_> {
         if error.loop_ancestor().is_some() {
             self.say(path, "symbolic link to a directory above it, not followed");
         } else if !is_absent(error) {
+            error.io_error().into_iter().for_each(progress::failed);
             self.say(path, "directory cannot be read");
             self.scan.unseen.push(path.to_path_buf());
         }

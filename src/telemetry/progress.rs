@@ -7,11 +7,15 @@
 //! nothing. A report costs a look at the clock and one store.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
 
 /// A part of the daemon that works by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -86,6 +90,7 @@ struct Record {
     begun: Instant,
     /// What each does, in the two lowest bits, and since when: milliseconds since `begun`.
     stages: [AtomicU64; Stage::ALL.len()],
+    io_errors: Mutex<BTreeMap<(Stage, &'static str), u64>>,
 }
 
 const WAITING: u64 = 0;
@@ -97,6 +102,7 @@ impl Default for Progress {
         Self(Arc::new(Record {
             begun: Instant::now(),
             stages: Default::default(),
+            io_errors: Mutex::default(),
         }))
     }
 }
@@ -132,6 +138,15 @@ impl Progress {
             CALLING => Activity::Calling(time),
             _ => Activity::Waiting,
         }
+    }
+}
+
+impl Progress {
+    /// How often system calls have failed, by stage and the error's name.
+    #[must_use]
+    pub fn io_errors(&self) -> BTreeMap<(Stage, &'static str), u64> {
+        let io_errors = self.0.io_errors.lock();
+        io_errors.unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -215,6 +230,49 @@ pub fn call<T>(calling: impl FnOnce() -> T) -> T {
         here(|here| here.working_since(since + here.record.now().saturating_sub(begun)));
     }
     called
+}
+
+/// A system call of this thread's stage has failed, and is tried again.
+pub fn failed(error: &io::Error) {
+    failed_with(error_name(error));
+}
+
+/// The same, for an error that is known by its name alone.
+pub fn failed_with(name: &'static str) {
+    here(|here| {
+        let io_errors = here.record.io_errors.lock();
+        let mut io_errors = io_errors.unwrap_or_else(PoisonError::into_inner);
+        *io_errors.entry((here.stage, name)).or_default() += 1;
+    });
+}
+
+/// A name of few, because each is a time series.
+fn error_name(error: &io::Error) -> &'static str {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    let names = [
+        (Errno::IO, "EIO"),
+        (Errno::NOSPC, "ENOSPC"),
+        (Errno::DQUOT, "EDQUOT"),
+        (Errno::ROFS, "EROFS"),
+        (Errno::ACCESS, "EACCES"),
+        (Errno::PERM, "EPERM"),
+        (Errno::NOENT, "ENOENT"),
+        (Errno::STALE, "ESTALE"),
+        (Errno::MFILE, "EMFILE"),
+        (Errno::NFILE, "ENFILE"),
+        (Errno::NOMEM, "ENOMEM"),
+        (Errno::LOOP, "ELOOP"),
+        (Errno::NAMETOOLONG, "ENAMETOOLONG"),
+        (Errno::NOTDIR, "ENOTDIR"),
+        (Errno::TIMEDOUT, "ETIMEDOUT"),
+    ];
+    let known = names.iter().find(|(known, _)| Some(*known) == errno);
+    match error.kind() {
+        _ if known.is_some() => known.map_or("other", |(_, name)| name),
+        io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => "damaged",
+        io::ErrorKind::UnexpectedEof => "short",
+        _ => "other",
+    }
 }
 
 /// A future that runs as a stage.
@@ -313,6 +371,22 @@ mod tests {
         );
         step();
         assert!(progress.of(Stage::Lane).stalled() <= long);
+    }
+
+    #[test]
+    fn errors_are_counted_by_stage_and_name() {
+        let progress = Progress::default();
+        let full = || io::Error::from(Errno::NOSPC);
+        failed(&full());
+        {
+            let _entered = progress.enter(Stage::Spool);
+            failed(&full());
+            failed(&full());
+            failed(&io::Error::other("strange"));
+        }
+        let counted: Vec<_> = progress.io_errors().into_iter().collect();
+        let spool = |name| (Stage::Spool, name);
+        assert_eq!(counted, [(spool("ENOSPC"), 2), (spool("other"), 1)]);
     }
 
     #[test]
