@@ -235,6 +235,7 @@ fn error_name(error: &rusqlite::Error) -> &'static str {
         Some(ErrorCode::DiskFull) => "ENOSPC",
         Some(ErrorCode::SystemIoFailure) => "EIO",
         Some(ErrorCode::ReadOnly) => "EROFS",
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "busy",
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => "damaged",
         _ => "other",
     }

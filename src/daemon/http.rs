@@ -30,8 +30,9 @@ use crate::pipeline::Ask;
 use crate::telemetry::progress::Progress;
 use answers::{Shared, router};
 
-/// So many connections at once; one more, and the oldest is ended.
-const CONNECTIONS_MAX: usize = 64;
+/// So many connections at once; one more, and the oldest is ended. Each may hold an answer of some
+/// megabytes that its client does not take.
+const CONNECTIONS_MAX: usize = 16;
 /// Time for a client to say what it wants.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest header, request line included.

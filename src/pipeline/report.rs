@@ -144,7 +144,7 @@ impl Ask {
             let lane = stage("lane", "silent", wall_clock(answer.asked));
             answer.status.stages.insert(0, lane);
         }
-        answer.add_progress();
+        tell_held_up(&mut answer.status.stages, &answer.progress, HELD_UP);
         Ok(Measures {
             status: answer.status,
             counts: answer.counts,
@@ -519,25 +519,6 @@ fn queues(config: &Config) -> Vec<status::Queue> {
 }
 
 impl Answer {
-    /// A stage that does not come on is told as such, whatever it said last.
-    fn add_progress(&mut self) {
-        for stage in &mut self.status.stages {
-            let known = Stage::ALL.iter().find(|known| known.as_str() == stage.name);
-            let Some(activity) = known.map(|known| self.progress.of(*known)) else {
-                continue;
-            };
-            if activity.stalled() < HELD_UP {
-                continue;
-            }
-            let state = match activity {
-                Activity::Calling(_) => "in a system call",
-                Activity::Working(_) | Activity::Waiting => "stuck",
-            };
-            let since = Timestamp::now().checked_sub(activity.stalled());
-            *stage = self::stage(&stage.name, state, since.unwrap_or(self.started));
-        }
-    }
-
     /// Adds what the lane said.
     fn add_lane(&mut self, report: lane::Report) {
         let status = &mut self.status;
@@ -594,6 +575,22 @@ impl Answer {
             stage("discovery", "running", self.started)
         };
         status.stages.splice(0..0, [discovery, lane]);
+    }
+}
+
+/// A stage that has not come on for `so_long` is told as such, whatever it said last.
+fn tell_held_up(stages: &mut [status::Stage], progress: &Progress, so_long: Duration) {
+    for told in stages {
+        let known = Stage::ALL.iter().find(|known| known.as_str() == told.name);
+        let activity = known.map_or(Activity::Waiting, |known| progress.of(*known));
+        let state = match activity {
+            Activity::Calling(time) if time >= so_long => "in a system call",
+            Activity::Working(time) if time >= so_long => "stuck",
+            _ => continue,
+        };
+        let now = Timestamp::now();
+        let since = now.checked_sub(activity.stalled()).unwrap_or(now);
+        *told = stage(&told.name, state, since);
     }
 }
 
@@ -699,6 +696,37 @@ mod tests {
         assert!(block_on(ask.status()).is_err());
         drop(questions);
         assert!(block_on(ask.status()).is_err());
+    }
+
+    #[test]
+    fn a_stage_that_does_not_come_on_is_told_as_such() {
+        let progress = Progress::default();
+        let long = Duration::from_millis(20);
+        let told = || {
+            let mut stages = vec![
+                stage("lane", "running", Timestamp::now()),
+                stage("spool", "idle", Timestamp::now()),
+            ];
+            tell_held_up(&mut stages, &progress, long);
+            stages
+                .into_iter()
+                .map(|stage| stage.state)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(told(), ["running", "idle"]);
+        let _entered = progress.enter(Stage::Lane);
+        let reaches = || {
+            let until = Instant::now() + Duration::from_secs(60);
+            while progress.of(Stage::Lane).stalled() < long {
+                assert!(Instant::now() < until);
+                std::thread::yield_now();
+            }
+            told()
+        };
+        assert_eq!(reaches(), ["stuck", "idle"]);
+        let called = crate::telemetry::progress::call(reaches);
+        assert_eq!(called, ["in a system call", "idle"]);
+        crate::telemetry::progress::wait(|| assert_eq!(told(), ["running", "idle"]));
     }
 
     #[test]

@@ -149,16 +149,21 @@ async fn measured(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn live(State(shared): State<Arc<Shared>>) -> Response {
-    let stuck = Stage::ALL
-        .iter()
-        .filter_map(|stage| match shared.progress.of(*stage) {
-            Activity::Working(time) if time >= STUCK => {
-                let (stage, seconds) = (stage.as_str(), time.as_secs());
-                Some(format!("{stage}: stuck in one step for {seconds} s"))
-            }
-            _ => None,
-        });
-    health(&stuck.collect::<Vec<_>>())
+    health(&stuck(&shared.progress, STUCK))
+}
+
+/// The stages that have worked on one step for `so_long`. A system call that takes long is no reason
+/// to kill anybody.
+fn stuck(progress: &Progress, so_long: Duration) -> Vec<String> {
+    let stages = Stage::ALL.iter();
+    let stuck = stages.filter_map(|stage| match progress.of(*stage) {
+        Activity::Working(time) if time >= so_long => {
+            let (stage, seconds) = (stage.as_str(), time.as_secs());
+            Some(format!("{stage}: stuck in one step for {seconds} s"))
+        }
+        _ => None,
+    });
+    stuck.collect()
 }
 
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {
@@ -272,6 +277,27 @@ mod tests {
         }
         assert!(refused("127.0.0.1", Expose::All, None));
         assert!(!refused("::1", Expose::Metrics, Some("[::1]:9465")));
+    }
+
+    #[test]
+    fn only_a_stage_that_works_on_and_on_is_no_longer_alive() {
+        let progress = Progress::default();
+        let long = Duration::from_millis(20);
+        assert!(stuck(&progress, Duration::ZERO).is_empty());
+        let _entered = progress.enter(Stage::Spool);
+        let reach = || {
+            let until = std::time::Instant::now() + Duration::from_secs(60);
+            while progress.of(Stage::Spool).stalled() < long {
+                assert!(std::time::Instant::now() < until);
+                std::thread::yield_now();
+            }
+        };
+        reach();
+        assert_eq!(stuck(&progress, long), ["spool: stuck in one step for 0 s"]);
+        crate::telemetry::progress::call(|| {
+            reach();
+            assert!(stuck(&progress, long).is_empty());
+        });
     }
 
     #[test]
