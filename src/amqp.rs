@@ -271,6 +271,20 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
+    /// The word in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Login => "login",
+            Self::Password => "password",
+            Self::Files => "files",
+            Self::Certificate => "certificate",
+            Self::Access => "access",
+            Self::TooLarge { .. } => "too_large",
+            Self::Other => "other",
+        }
+    }
+
     /// Whether the connection worked until a certain message came.
     fn is_refusal_of_a_message(self) -> bool {
         matches!(self, Self::Access | Self::TooLarge { .. })

@@ -2,6 +2,7 @@
 //! every problem found at once.
 
 mod broker;
+mod http;
 mod multiline;
 pub mod raw;
 #[cfg(test)]
@@ -25,6 +26,8 @@ use crate::model::{Coding, Compression, Format};
 use crate::tail::descriptors::Limits;
 use crate::wire::BODY_MAX;
 use broker::broker;
+use http::http;
+pub use http::{Expose, Http};
 pub use raw::nearest;
 use raw::{Document, Problem, Spot, Table};
 pub use source::Source;
@@ -73,6 +76,8 @@ pub struct Config {
     pub max_in_flight: usize,
     /// Where batches wait while the broker does not take them.
     pub spool: Spool,
+    /// Where metrics and the page are served.
+    pub http: Http,
     /// What can be used, and is probably not meant.
     pub warnings: Vec<Problem>,
 }
@@ -220,6 +225,7 @@ struct Parts {
     batch: Option<Batch>,
     broker: Option<(amqp::Settings, Duration, usize)>,
     spool: Option<Spool>,
+    http: Http,
     sources: Vec<Source>,
     names: HashSet<Arc<str>>,
     /// Problems that there are if bodies are bare bytes.
@@ -254,6 +260,7 @@ impl Parts {
             check_interval,
             max_in_flight,
             spool: self.spool?,
+            http: self.http,
             warnings: Vec::new(),
         })
     }
@@ -284,6 +291,9 @@ fn main_file(
     let state_dir = state_dir.unwrap_or(Path::new(STATE_DIR));
     parts.spool = Some(spool::spool(&mut section, state_dir, problems));
     section.finish(raw::SPOOL, problems);
+    let mut section = root.table("http", problems);
+    parts.http = http(&mut section, problems);
+    section.finish(raw::HTTP, problems);
     root.finish(raw::ROOT, problems);
 }
 
@@ -603,7 +613,7 @@ mod tests {
     #[test]
     fn all_problems_are_told_at_once_with_their_places() {
         let told = load_text(
-            "[agent]\nstate_dri = \"/tmp\"\n\n[[source]]\nincludes = [\"/a\"]\n\n[batch]\nlinger = \"2 parsecs\"\n\n[http]\n",
+            "[agent]\nstate_dri = \"/tmp\"\n\n[[source]]\nincludes = [\"/a\"]\n\n[batch]\nlinger = \"2 parsecs\"\n\n[htp]\n",
         )
         .expect_err("invalid");
         let places: Vec<&str> = told
@@ -617,7 +627,7 @@ mod tests {
                 "error: fantail.toml:4:1: a [[source]] without `include`",
                 "error: fantail.toml:5:1: unknown key `includes`",
                 "error: fantail.toml:8:10: not a duration: \"2 parsecs\"",
-                "error: fantail.toml:10:2: `http` is not built yet",
+                "error: fantail.toml:10:2: unknown key `htp`",
             ],
             "{told}"
         );

@@ -1,6 +1,7 @@
 //! The daemon: opens the state, runs the pipeline under signals, and says with which code to leave.
 
 mod control;
+mod http;
 mod notify;
 mod reload;
 
@@ -17,7 +18,9 @@ use crate::spool::{RealDisk, Spool, SpoolError};
 use crate::state::{Change, State, StateError};
 use crate::sys;
 use crate::telemetry::Recent;
+use crate::telemetry::progress::Progress;
 use control::Control;
+use http::Http;
 use notify::Notify;
 
 /// Why the daemon could not run, or not go on.
@@ -81,8 +84,12 @@ pub fn run(config: Config, recent: Recent) -> Result<(), DaemonError> {
         warn!("no [[source]] is configured; running idle");
     }
     let (ask, questions) = pipeline::questions();
-    let notify = Arc::new(Notify::start(ask.clone()).map_err(DaemonError::Runtime)?);
-    let control = Control::start(&config.control, ask);
+    let progress = Progress::default();
+    let notify = Notify::start(ask.clone(), progress.clone()).map_err(DaemonError::Runtime)?;
+    let notify = Arc::new(notify);
+    let control = Control::start(&config.control, ask.clone());
+    let mut http = Http::new(ask, progress.clone());
+    http.configure(config.http);
     let (reload, reloads) = tokio::sync::mpsc::unbounded_channel();
     let stopping = Arc::clone(&notify);
     let watch = Watch {
@@ -90,10 +97,11 @@ pub fn run(config: Config, recent: Recent) -> Result<(), DaemonError> {
         questions,
         reloads,
         stopping: Box::new(move |within| stopping.stopping(within)),
+        progress,
     };
     let path = config.path.clone();
     let ran = runtime.block_on(async {
-        tokio::spawn(reload::follow(hangup, path, reload, notify));
+        tokio::spawn(reload::follow(hangup, path, reload, http, notify));
         let stop = stop_signal().map_err(DaemonError::Runtime)?;
         Ok(pipeline::run(config, state, loaded, spool, watch, stop).await?)
     });

@@ -23,6 +23,7 @@ use crate::tail::reader::{Filled, Scratch};
 use crate::tail::report::FileReport;
 use crate::tail::watch::Hints;
 use crate::tail::{Event, Registration, Tail};
+use crate::telemetry::progress;
 use crate::treat::Treatment;
 use groups::Groups;
 pub use reload::{Settings, Settled};
@@ -55,6 +56,8 @@ pub enum Input {
     Reload(Box<Settings>),
     /// Say how it is; answered within a quantum, room or no room.
     Report(oneshot::Sender<Report>),
+    /// Say what it has counted; the same without a look at any file.
+    Count(oneshot::Sender<Vec<SourceReport>>),
     /// Read no more, and hand over what has gathered. Told again: end at once.
     Stop,
     /// After a stop: read deleted files to their end, because nobody can later, and end.
@@ -90,6 +93,8 @@ pub struct Report {
     pub full_since: Option<Instant>,
     /// When discovery last delivered.
     pub scanned: Option<Instant>,
+    /// Bytes on disk that deleted files pin.
+    pub deleted_bytes: u64,
 }
 
 /// How a source's lines are, since the start.
@@ -99,16 +104,20 @@ pub struct SourceReport {
     pub name: Arc<str>,
     /// What became of its lines.
     pub count: Count,
+    /// Compressed files that could not be unpacked.
+    pub damaged_archives: u64,
 }
 
-/// Lines counted.
+/// What was read, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
-    /// Read; a split one once.
+    /// Bytes read; those that are read again count again.
+    pub bytes: u64,
+    /// Lines read; a split one once.
     pub read: u64,
-    /// Dropped because they match no pattern of `keep`; of a split one each part.
+    /// Lines dropped because they match no pattern of `keep`; of a split one each part.
     pub dropped_by_keep: u64,
-    /// Dropped because they match a pattern of `drop`; of a split one each part.
+    /// Lines dropped because they match a pattern of `drop`; of a split one each part.
     pub dropped_by_drop: u64,
 }
 
@@ -255,6 +264,7 @@ impl<S: Fn(Output)> Lane<S> {
     pub fn run(mut self, inputs: &Receiver<Input>) {
         loop {
             loop {
+                progress::step();
                 match inputs.try_recv() {
                     Ok(Input::Stop) => return self.finish(inputs),
                     Ok(input) => self.take(input, Instant::now()),
@@ -269,7 +279,7 @@ impl<S: Fn(Output)> Lane<S> {
             if worked {
                 continue;
             }
-            match inputs.recv_timeout(wait) {
+            match progress::wait(|| inputs.recv_timeout(wait)) {
                 Ok(Input::Stop) => return self.finish(inputs),
                 Ok(input) => self.take(input, Instant::now()),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -299,7 +309,7 @@ impl<S: Fn(Output)> Lane<S> {
         }
         self.tell();
         while !self.parked.is_empty() {
-            match inputs.recv() {
+            match progress::wait(|| inputs.recv()) {
                 // Told a second time: nobody is left to hand anything to.
                 Ok(Input::Stop) | Err(_) => return,
                 Ok(Input::Salvage) => return self.salvage(inputs),
@@ -309,7 +319,7 @@ impl<S: Fn(Output)> Lane<S> {
         let deleted = self.tail.has_deleted_unconfirmed();
         (self.send)(Output::Stopped { deleted });
         loop {
-            match inputs.recv() {
+            match progress::wait(|| inputs.recv()) {
                 Ok(Input::Salvage) => return self.salvage(inputs),
                 Ok(Input::Stop) | Err(_) => return,
                 Ok(input) => self.take_stopped(input),
@@ -357,16 +367,16 @@ impl<S: Fn(Output)> Lane<S> {
             Input::Reload(settings) => self.reload(*settings, now),
             Input::Rewind(rewinds) => self.rewind(&rewinds, now),
             Input::Report(reply) => self.report(reply),
+            Input::Count(reply) => {
+                // Who asked may have stopped waiting.
+                let _ = reply.send(self.counted());
+            }
             // All callers of this function deal with these themselves.
             Input::Stop | Input::Salvage => {}
         }
     }
 
     fn report(&self, reply: oneshot::Sender<Report>) {
-        let source = |index: &usize| SourceReport {
-            name: Arc::clone(&self.tail.source(*index).name),
-            count: self.counts[*index],
-        };
         let order = self.order.iter().enumerate();
         let place: HashMap<usize, usize> = order.map(|(place, index)| (*index, place)).collect();
         let mut files = self.tail.report(Instant::now());
@@ -380,11 +390,21 @@ impl<S: Fn(Output)> Lane<S> {
         });
         // Who asked may have stopped waiting.
         let _ = reply.send(Report {
-            sources: self.order.iter().map(source).collect(),
+            sources: self.counted(),
             files,
             full_since: self.full_since,
             scanned: self.scanned,
+            deleted_bytes: self.tail.deleted_bytes(),
         });
+    }
+
+    fn counted(&self) -> Vec<SourceReport> {
+        let source = |index: &usize| SourceReport {
+            name: Arc::clone(&self.tail.source(*index).name),
+            count: self.counts[*index],
+            damaged_archives: self.tail.damaged_archives(*index),
+        };
+        self.order.iter().map(source).collect()
     }
 
     /// One quantum of work. Whether there was any.
@@ -449,8 +469,15 @@ impl<S: Fn(Output)> Lane<S> {
     }
 
     fn look(&mut self, id: FileId, now: Instant) {
+        let Some(before) = self.tail.get_mut(id).map(|file| file.read_to()) else {
+            return;
+        };
         if let Err(error) = self.read(id, now) {
             self.tail.failed(id, &error, now);
+        }
+        if let Some(file) = self.tail.get_mut(id) {
+            let (source, read_to) = (file.source, file.read_to());
+            self.counts[source].bytes += read_to.saturating_sub(before);
         }
         self.tail.note_unfinished(id);
     }

@@ -1,6 +1,7 @@
 //! The one file that knows every stage: starts them, hands them their neighbours, performs what the
 //! deciders ask for, and takes them down in the order in which the data flows.
 
+pub mod meter;
 pub mod preview;
 pub(crate) mod reload;
 mod report;
@@ -18,6 +19,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::amqp::{self, Checked, Command, FailureKind};
 use crate::config::{Config, WhenFull};
+pub use crate::lane::SourceReport;
 use crate::lane::{self, Input, Lane, Output};
 use crate::model::credit::Credit;
 use crate::model::{FileRecord, Range, Skipped};
@@ -31,13 +33,15 @@ use crate::tail::discover::{Discovery, Memory, Sought, Waker};
 use crate::tail::watch::{Hints, Watches};
 use crate::tail::{Event, Tail};
 use crate::telemetry::Recent;
+use crate::telemetry::progress::{Progress, Stage};
 use crate::treat::Treatment;
 use crate::wire::Sender as WireSender;
+use meter::{Counts, Meter};
 use reload::{Link, Relinking, Sources, tail_source};
 use store::Store;
 
 pub use reload::{Reload, Reloads};
-pub use report::{Ask, Question, Questions, Silent, questions};
+pub use report::{Ask, LaneMeasures, Measures, Question, Questions, Silent, Totals, questions};
 pub use store::Opened;
 
 /// Of the time that a stop may take, so much is kept for saving the state and for the good-bye.
@@ -58,6 +62,8 @@ pub struct Watch {
     pub reloads: Reloads,
     /// Told when a stop begins, and how long it may take.
     pub stopping: Box<dyn FnOnce(Duration)>,
+    /// Every stage tells there what it does.
+    pub progress: Progress,
 }
 
 /// Runs until `stop`, and then until everything is confirmed or the time for it is up.
@@ -65,6 +71,19 @@ pub struct Watch {
 /// # Errors
 /// A stage ended early: the daemon cannot go on.
 pub async fn run(
+    config: Config,
+    state: State,
+    loaded: Loaded,
+    spool: Opened,
+    watch: Watch,
+    stop: impl Future<Output = ()>,
+) -> Result<(), StageEnded> {
+    let progress = watch.progress.clone();
+    let work = work(config, state, loaded, spool, watch, stop);
+    progress.watch(Stage::Relay, work).await
+}
+
+async fn work(
     config: Config,
     state: State,
     loaded: Loaded,
@@ -105,6 +124,7 @@ struct Pipeline {
     sender: WireSender,
     sources: Sources,
     reloads: Reloads,
+    progress: Progress,
     ended: UnboundedReceiver<&'static str>,
     blocked: bool,
     failure: Option<String>,
@@ -116,6 +136,7 @@ struct Pipeline {
     reading: Credit,
     questions: Questions,
     memory: report::Memory,
+    meter: Meter,
     /// The lane has handed over what it had,
     stopped: Option<Stopped>,
     /// and the relay was told that no more comes.
@@ -155,12 +176,16 @@ impl Pipeline {
         watch: Watch,
     ) -> (Self, Box<dyn FnOnce(Duration)>) {
         let (tell_end, ended) = unbounded_channel();
-        let spawn = |name: &'static str, work: Box<dyn FnOnce() + Send>| {
+        let progress = watch.progress.clone();
+        let spawn = |stage: Stage, work: Box<dyn FnOnce() + Send>| {
+            let name = stage.as_str();
             let tell = TellEnd(name, tell_end.clone());
+            let progress = progress.clone();
             thread::Builder::new()
                 .name(name.to_owned())
                 .spawn(move || {
                     let _tell = tell;
+                    let _entered = progress.enter(stage);
                     work();
                 })
                 .is_ok()
@@ -171,7 +196,7 @@ impl Pipeline {
         let (changes, change_inputs) = channel();
         let (tell_durable, durable) = unbounded_channel();
         spawn(
-            "state",
+            Stage::State,
             Box::new(move || {
                 state.run(&change_inputs, move |done| {
                     let _ = tell_durable.send(done);
@@ -225,7 +250,7 @@ impl Pipeline {
                 Worker::new(spool, begin, reading, drop_oldest, tell).run(&order_inputs);
             }
         };
-        spawn("spool", Box::new(work));
+        spawn(Stage::Spool, Box::new(work));
         let options = lane_options(&config);
         let sources = Sources::new(&config.sources, loaded.scanned.clone());
         let had = loaded
@@ -233,8 +258,9 @@ impl Pipeline {
             .iter()
             .map(|file| file.path.as_path().to_path_buf())
             .collect();
-        let (agent, lost) = (loaded.agent, loaded.lost_bytes);
-        let told = report::Memory::new(&config, agent, lost, watch.recent);
+        let told = report::Memory::new(&config, &loaded, watch.recent, &progress);
+        let mut meter = Meter::default();
+        meter.counts.state_resets = u64::from(loaded.reset);
         let tail = tail(&config, loaded);
         let treatments = treatments(&config);
         let work = {
@@ -248,7 +274,7 @@ impl Pipeline {
                 lane.run(&lane_inputs);
             }
         };
-        spawn("lane", Box::new(work));
+        spawn(Stage::Lane, Box::new(work));
 
         let memory = Memory::new(had);
         let sought = |(index, source): (usize, &crate::config::Source)| Sought {
@@ -268,7 +294,7 @@ impl Pipeline {
                 discovery.run(watches, move |scan| deliver.send(Input::Scan(scan)).is_ok());
             }
         };
-        spawn("discovery", Box::new(work));
+        spawn(Stage::Discovery, Box::new(work));
 
         let pipeline = Self {
             relay,
@@ -279,13 +305,14 @@ impl Pipeline {
             news,
             changes: Some(changes),
             durable,
-            link: Link::start(config.broker.clone()),
+            link: Link::start(config.broker.clone(), &watch.progress),
             links_before: Vec::new(),
             linked: config.broker.clone(),
             relinking: None,
             sender,
             sources,
             reloads: watch.reloads,
+            progress: watch.progress,
             ended,
             blocked: false,
             failure: None,
@@ -295,6 +322,7 @@ impl Pipeline {
             reading,
             questions: watch.questions,
             memory: told,
+            meter,
             config,
             stopped: None,
             closed: false,
@@ -427,12 +455,24 @@ impl Pipeline {
 
     /// The lane is asked too, and not waited for: it may be busy.
     fn answer(&self, question: Question) {
-        let in_flight = self.credit.bytes() + self.reading.bytes();
-        let spooled = self.relay.spooled().collect();
-        self.memory.answer(question, in_flight, spooled, |reply| {
-            // A lane that has ended says nothing, which is an answer.
-            let _ = self.lane.send(Input::Report(reply));
-        });
+        let counts = Counts {
+            acknowledged_lines: self.relay.acknowledged_lines(),
+            ..self.meter.counts.clone()
+        };
+        // A lane that has ended says nothing, which is an answer.
+        match question {
+            Question::Status(reply) => {
+                let in_flight = self.credit.bytes() + self.reading.bytes();
+                let spooled = self.relay.spooled().collect();
+                let ask_lane = |reply| drop(self.lane.send(Input::Report(reply)));
+                self.memory
+                    .answer(reply, counts, in_flight, spooled, ask_lane);
+            }
+            Question::Totals(reply) => {
+                let ask_lane = |reply| drop(self.lane.send(Input::Count(reply)));
+                self.memory.total(reply, &counts, ask_lane);
+            }
+        }
     }
 
     fn output(&mut self, output: Output) {
@@ -469,6 +509,7 @@ impl Pipeline {
             Output::Tail(Event::Scanned(source)) => self.change(Change::Scanned(source)),
             Output::Lost(reason, bytes) => {
                 self.memory.lost(bytes);
+                self.meter.lost(reason, bytes);
                 self.change(Change::Lost(reason, bytes));
             }
         }
@@ -538,11 +579,13 @@ impl Pipeline {
     fn lost(&mut self, range: &Range, bytes: u64, reason: Skipped) {
         error!(path = ?range.path, file = %range.file, start = range.start, end = range.end, reason = reason.as_str(), "bytes lost");
         self.memory.lost(bytes);
+        self.meter.lost(reason, bytes);
         self.change(Change::Lost(reason, bytes));
     }
 
     fn link_event(&mut self, event: amqp::Event) {
         self.memory.link(&event);
+        self.meter.link(&event);
         match event {
             // What nothing hangs on but what is told of it.
             amqp::Event::Connecting { .. } => {}
@@ -649,6 +692,7 @@ impl Pipeline {
                         Target::Exchange => None,
                         Target::Queue(name) => Some(name),
                     };
+                    self.meter.published(tag, queue.clone(), &message);
                     let attempt = amqp::Attempt {
                         tag,
                         queue,
@@ -656,7 +700,10 @@ impl Pipeline {
                     };
                     self.command(Command::Publish(attempt));
                 }
-                Action::Check => self.command(Command::Check),
+                Action::Check => {
+                    self.meter.check();
+                    self.command(Command::Check);
+                }
                 Action::Make => self.command(Command::Make),
                 Action::Limit(bytes) => {
                     warn!(
@@ -670,6 +717,7 @@ impl Pipeline {
                     let _ = self.lane.send(Input::Rewind(rewinds));
                 }
                 Action::Confirmed(confirmed, done) => {
+                    self.meter.confirmed();
                     self.store.confirmed(&confirmed);
                     for confirmed in confirmed {
                         self.change(Change::Confirmed(confirmed));
@@ -685,7 +733,12 @@ impl Pipeline {
                 }
                 Action::Look { turn, from } => self.store.order(Order::Look { turn, from }),
                 Action::Lost(range, bytes) => self.lost(&range, bytes, Skipped::Damaged),
-                Action::Notice(notice) => tell(&notice),
+                Action::Notice(notice) => {
+                    if let Notice::SendingAgain { .. } = notice {
+                        self.meter.sending_again();
+                    }
+                    tell(&notice);
+                }
             }
         }
     }

@@ -233,6 +233,8 @@ pub struct Relay {
     settling: bool,
     /// No batch comes any more: the last check runs as soon as everything is acknowledged.
     closing: bool,
+    /// Since the start.
+    acknowledged_lines: u64,
 }
 
 impl Relay {
@@ -263,6 +265,7 @@ impl Relay {
             unrouted: None,
             settling: false,
             closing: false,
+            acknowledged_lines: 0,
         }
     }
 
@@ -550,6 +553,12 @@ impl Relay {
         self.backlog.files().filter_map(confirmed)
     }
 
+    /// Lines of all batches that were acknowledged by every queue that had to.
+    #[must_use]
+    pub fn acknowledged_lines(&self) -> u64 {
+        self.acknowledged_lines
+    }
+
     /// How batches flow.
     #[must_use]
     pub fn mode(&self) -> Mode {
@@ -730,6 +739,7 @@ impl Relay {
                     message,
                 }),
                 publish::Action::Acknowledged(batch) => {
+                    self.acknowledged_lines += batch.lines;
                     self.ledger.acknowledged(&batch.ranges);
                     if let Some(stored) = batch.stored {
                         self.backlog.acknowledged(stored.behind);

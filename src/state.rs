@@ -19,6 +19,7 @@ use crate::model::{
     AgentId, Confirmed, FileId, FileRecord, Identity, LogPath, Mark, Proof, Skipped, SpoolId,
     SpoolPlace,
 };
+use crate::telemetry::progress;
 
 /// The schema that this version writes.
 const SCHEMA: i64 = 3;
@@ -98,6 +99,8 @@ pub struct Loaded {
     pub lost_bytes: u64,
     /// Up to where everything in the spool of that id is confirmed.
     pub spool_done: Option<(SpoolId, SpoolPlace)>,
+    /// What there was before was damaged, and is set aside.
+    pub reset: bool,
 }
 
 /// What is to be made durable.
@@ -162,6 +165,7 @@ impl State {
                     insert_scanned(&connection, source).map_err(at(&database))?;
                     loaded.scanned.insert(source.to_string());
                 }
+                loaded.reset = true;
                 (connection, loaded)
             }
             opened => opened?,
@@ -187,13 +191,14 @@ impl State {
     /// again for as long as others live: a full disk delays new files, and loses nothing.
     pub fn run(mut self, changes: &Receiver<Change>, durable: impl Fn(Durable)) {
         let mut failing = false;
-        while let Ok(first) = changes.recv() {
+        while let Ok(first) = progress::wait(|| changes.recv()) {
             let mut group = vec![first];
             group.extend(changes.try_iter().take(GROUP_MAX - 1));
             loop {
-                match self.commit(&group) {
+                match progress::call(|| self.commit(&group)) {
                     Ok(()) => break,
                     Err(error) if !failing => {
+                        progress::failed_with(error_name(&error));
                         failing = true;
                         error!(%error, "state cannot be saved; trying again, new files wait");
                         durable(Durable {
@@ -201,7 +206,7 @@ impl State {
                             ..Durable::default()
                         });
                     }
-                    Err(_) => {}
+                    Err(error) => progress::failed_with(error_name(&error)),
                 }
                 if !gather(changes, &mut group) {
                     // The process ends; what is not saved is sent again.
@@ -224,12 +229,24 @@ impl State {
     }
 }
 
+/// A name of few, because each is a time series.
+fn error_name(error: &rusqlite::Error) -> &'static str {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => "ENOSPC",
+        Some(ErrorCode::SystemIoFailure) => "EIO",
+        Some(ErrorCode::ReadOnly) => "EROFS",
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "busy",
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => "damaged",
+        _ => "other",
+    }
+}
+
 /// Gathers further changes until it is time to try again. False if there will be none.
 fn gather(changes: &Receiver<Change>, group: &mut Vec<Change>) -> bool {
     let again = Instant::now() + RETRY;
     loop {
         let left = again.saturating_duration_since(Instant::now());
-        match changes.recv_timeout(left) {
+        match progress::wait(|| changes.recv_timeout(left)) {
             Ok(change) => group.push(change),
             Err(RecvTimeoutError::Timeout) => return true,
             Err(RecvTimeoutError::Disconnected) => return false,
@@ -558,6 +575,7 @@ fn load(database: &Connection, agent: AgentId) -> rusqlite::Result<Loaded> {
         scanned,
         lost_bytes: lost_bytes.cast_unsigned(),
         spool_done,
+        reset: false,
     })
 }
 

@@ -12,6 +12,8 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, SeekFrom, S
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
+use crate::telemetry::progress::call;
+
 /// What `statx` says of an open file.
 #[derive(Clone, Copy, Debug)]
 pub struct FileStatus {
@@ -44,7 +46,7 @@ const LINKS_MAX: usize = 40;
 /// As `statx(2)`.
 pub fn status(file: &File) -> io::Result<FileStatus> {
     let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
-    let stat = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, wanted)?;
+    let stat = call(|| rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, wanted))?;
     let born = (stat.stx_mask & StatxFlags::BTIME.bits() != 0).then(|| {
         stat.stx_btime
             .tv_sec
@@ -85,10 +87,10 @@ pub fn inode(file: &impl AsFd) -> io::Result<(u64, u64)> {
 /// As `openat2(2)`: `ELOOP` where a symbolic link stands in `below`.
 pub fn open_below(fixed: &Path, below: &Path) -> io::Result<File> {
     let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fixed = rustix::fs::openat(CWD, fixed, directory, Mode::empty())?;
+    let fixed = call(|| rustix::fs::openat(CWD, fixed, directory, Mode::empty()))?;
     let reading = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    match rustix::fs::openat2(&fixed, below, reading, Mode::empty(), resolve) {
+    match call(|| rustix::fs::openat2(&fixed, below, reading, Mode::empty(), resolve)) {
         // Kernels before 5.6, and seccomp filters that do not know the call.
         Err(Errno::NOSYS | Errno::PERM) => open_step_by_step(fixed, below, reading),
         opened => Ok(File::from(opened?)),
@@ -102,7 +104,7 @@ pub fn open_below(fixed: &Path, below: &Path) -> io::Result<File> {
 /// # Errors
 /// As `openat2(2)`; `PermissionDenied` for a link of somebody else.
 pub fn open_through_links(fixed: &Path, below: &Path) -> io::Result<(File, PathBuf)> {
-    let mut real = std::fs::canonicalize(fixed)?;
+    let mut real = call(|| std::fs::canonicalize(fixed))?;
     let mut left: Vec<OsString> = reversed(below);
     let mut owners = Vec::new();
     while let Some(name) = left.pop() {
@@ -111,7 +113,7 @@ pub fn open_through_links(fixed: &Path, below: &Path) -> io::Result<(File, PathB
             continue;
         }
         let next = real.join(&name);
-        let metadata = std::fs::symlink_metadata(&next)?;
+        let metadata = call(|| std::fs::symlink_metadata(&next))?;
         if !metadata.is_symlink() {
             real = next;
             continue;
@@ -120,7 +122,7 @@ pub fn open_through_links(fixed: &Path, below: &Path) -> io::Result<(File, PathB
         if owners.len() > LINKS_MAX {
             return Err(Errno::LOOP.into());
         }
-        let target = std::fs::read_link(&next)?;
+        let target = call(|| std::fs::read_link(&next))?;
         if target.is_absolute() {
             real = PathBuf::from("/");
         }
@@ -168,7 +170,8 @@ fn open_step_by_step(fixed: OwnedFd, below: &Path, reading: OFlags) -> io::Resul
         } else {
             reading
         };
-        directory = rustix::fs::openat(&directory, name, flags | OFlags::NOFOLLOW, Mode::empty())?;
+        let flags = flags | OFlags::NOFOLLOW;
+        directory = call(|| rustix::fs::openat(&directory, name, flags, Mode::empty()))?;
     }
     Ok(File::from(directory))
 }
@@ -181,7 +184,7 @@ fn open_step_by_step(fixed: OwnedFd, below: &Path, reading: OFlags) -> io::Resul
 pub fn read_at(file: &File, check: &mut [u8], buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     loop {
         let mut parts = [IoSliceMut::new(check), IoSliceMut::new(buffer)];
-        match rustix::io::preadv(file, &mut parts, offset) {
+        match call(|| rustix::io::preadv(file, &mut parts, offset)) {
             Err(Errno::INTR) => {}
             read => return Ok(read?),
         }
@@ -210,7 +213,7 @@ pub fn read_full_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<u
 /// # Errors
 /// As `lseek(2)`.
 pub fn next_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
-    match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+    match call(|| rustix::fs::seek(file, SeekFrom::Data(offset))) {
         Ok(data) => Ok(Some(data)),
         Err(Errno::NXIO) => Ok(None),
         Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(Some(offset)),
@@ -224,7 +227,8 @@ pub fn next_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
 /// As `open(2)` and `read(2)`; the file is not a regular one, or longer than `bytes_max`.
 pub fn read_small(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
     let reading = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::openat(CWD, path, reading, Mode::empty())?);
+    let opened = call(|| rustix::fs::openat(CWD, path, reading, Mode::empty()))?;
+    let file = File::from(opened);
     if !status(&file)?.regular {
         return Err(io::Error::other("not a regular file"));
     }

@@ -1,6 +1,7 @@
 //! What the daemon says of itself: the log on stderr, and the last of it that must not be overlooked.
 
 mod journal;
+pub mod progress;
 
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};

@@ -13,7 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::amqp::Argument;
 
-/// The keys of the contract, by table: those that are not taken are not built yet.
+/// The keys of the contract, by table.
 pub const ROOT: &[&str] = &["agent", "source", "batch", "broker", "spool", "http"];
 /// `[agent]`.
 pub const AGENT: &[&str] = &[
@@ -81,6 +81,9 @@ pub const QUEUE: &[&str] = &["name", "type", "arguments", "required"];
 
 /// `[spool]`.
 pub const SPOOL: &[&str] = &["dir", "max_bytes", "min_free", "segment_bytes", "when_full"];
+
+/// `[http]`.
+pub const HTTP: &[&str] = &["listen", "expose"];
 
 /// One thing that is wrong, or looks wrong, and where.
 #[derive(Clone, Debug)]
@@ -689,8 +692,8 @@ impl<'a> Table<'a> {
         scalars
     }
 
-    /// Complains of every key that was not taken: one of the contract's is not built yet, one of
-    /// another table's belongs there, any other is unknown.
+    /// Complains of every key that was not taken: one of another table's belongs there, any other is
+    /// unknown. What is meant may be one of `contract`.
     pub fn finish(&self, contract: &[&str], problems: &mut Vec<Problem>) {
         for (key, _) in &self.entries {
             let name: &str = key.get_ref();
@@ -698,17 +701,13 @@ impl<'a> Table<'a> {
                 continue;
             }
             let problem = |text| self.source.problem(key.span(), text, true);
-            if contract.contains(&name) {
-                problems.push(problem(format!("`{name}` is not built yet")));
-            } else {
-                let near = nearest(name, contract.iter().copied());
-                let advice = match (home_of(name), near) {
-                    (Some(table), _) => Some(format!("it belongs under {table}")),
-                    (None, Some(near)) => Some(format!("did you mean `{near}`?")),
-                    (None, None) => None,
-                };
-                problems.push(problem(format!("unknown key `{name}`")).advise(advice));
-            }
+            let near = nearest(name, contract.iter().copied());
+            let advice = match (home_of(name), near) {
+                (Some(table), _) => Some(format!("it belongs under {table}")),
+                (None, Some(near)) => Some(format!("did you mean `{near}`?")),
+                (None, None) => None,
+            };
+            problems.push(problem(format!("unknown key `{name}`")).advise(advice));
         }
     }
 
@@ -771,6 +770,7 @@ fn home_of(name: &str) -> Option<&'static str> {
         ("[broker.tls]", TLS),
         ("[[broker.queue]]", QUEUE),
         ("[spool]", SPOOL),
+        ("[http]", HTTP),
     ];
     let mut homes = tables.iter().filter(|(_, keys)| keys.contains(&name));
     match (homes.next(), homes.next()) {

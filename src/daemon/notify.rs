@@ -7,14 +7,14 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use sd_notify::NotifyState;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
 use crate::pipeline::Ask;
-use crate::status::{BrokerState, SpoolMode, Stage, Status, bytes};
+use crate::status::{BrokerState, SpoolMode, Status, bytes};
+use crate::telemetry::progress::{Activity, Progress, Stage};
 
 /// Between two looks at what `systemctl status` shows.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
@@ -22,8 +22,6 @@ const STATUS_EVERY: Duration = Duration::from_secs(5);
 const READY_EVERY: Duration = Duration::from_millis(50);
 /// How much longer than the daemon's own limit systemd waits for its end.
 const STOP_SPARE: Duration = Duration::from_secs(5);
-/// The stage that works on one thing and is not waiting for a neighbour or a system call.
-const WORKING: &str = "working";
 
 /// The way to tell systemd something. Without systemd nothing is told, and that is no error.
 #[derive(Debug)]
@@ -42,7 +40,7 @@ impl Notify {
     ///
     /// # Errors
     /// There is neither thread nor timer.
-    pub(super) fn start(ask: Ask) -> io::Result<Self> {
+    pub(super) fn start(ask: Ask, progress: Progress) -> io::Result<Self> {
         if env::var_os("NOTIFY_SOCKET").is_none() {
             return Ok(Self(None));
         }
@@ -52,7 +50,7 @@ impl Notify {
         let (tell, news) = unbounded_channel();
         let work = move || {
             runtime.block_on(async {
-                if let Err(error) = Teller::new(ask, news).run().await {
+                if let Err(error) = Teller::new(ask, progress, news).run().await {
                     warn!(%error, "systemd cannot be told anything");
                 }
             });
@@ -90,6 +88,7 @@ impl Notify {
 /// The thread's own.
 struct Teller {
     ask: Ask,
+    progress: Progress,
     news: UnboundedReceiver<News>,
     watchdog: Option<Duration>,
     shown: String,
@@ -97,9 +96,10 @@ struct Teller {
 }
 
 impl Teller {
-    fn new(ask: Ask, news: UnboundedReceiver<News>) -> Self {
+    fn new(ask: Ask, progress: Progress, news: UnboundedReceiver<News>) -> Self {
         Self {
             ask,
+            progress,
             news,
             watchdog: sd_notify::watchdog_enabled(),
             shown: String::new(),
@@ -165,14 +165,15 @@ impl Teller {
     async fn beat(&mut self) -> io::Result<()> {
         let limit = self.watchdog.unwrap_or(Duration::MAX);
         let hangs = match self.ask.status().await {
-            Ok(status) => stuck(&status.stages, limit, Timestamp::now()),
-            Err(_) => Some("pipeline".to_owned()),
+            Ok(_) => stuck(|stage| self.progress.of(stage), limit),
+            Err(_) => Some(Stage::Relay),
         };
         let Some(stage) = hangs else {
             self.starving = false;
             return sd_notify::notify(&[NotifyState::Watchdog]);
         };
         if !std::mem::replace(&mut self.starving, true) {
+            let stage = stage.as_str();
             warn!(stage, "no progress; the watchdog is not fed");
         }
         Ok(())
@@ -213,14 +214,12 @@ fn tell(news: News) -> io::Result<()> {
     }
 }
 
-/// The stage that has worked on one thing for longer than `limit`.
-fn stuck(stages: &[Stage], limit: Duration, now: Timestamp) -> Option<String> {
-    let is_stuck = |stage: &&Stage| {
-        let since: Option<Timestamp> = stage.since.parse().ok();
-        let lasts = since.and_then(|since| Duration::try_from(now.duration_since(since)).ok());
-        stage.state == WORKING && lasts.is_some_and(|lasts| lasts > limit)
-    };
-    stages.iter().find(is_stuck).map(|stage| stage.name.clone())
+/// The stage that has worked on one thing for longer than `limit`. One that waits for a neighbour, or for
+/// a disk, is not stuck: nothing is gained by killing it.
+fn stuck(activity: impl Fn(Stage) -> Activity, limit: Duration) -> Option<Stage> {
+    let is_stuck =
+        |stage: &Stage| matches!(activity(*stage), Activity::Working(time) if time > limit);
+    Stage::ALL.into_iter().find(is_stuck)
 }
 
 /// How the daemon is, for `systemctl status`.
@@ -253,24 +252,20 @@ mod tests {
 
     #[test]
     fn only_a_stage_that_works_on_one_thing_for_too_long_starves_the_watchdog() {
-        let now: Timestamp = "2026-11-22T13:15:30.000Z".parse().expect("a time");
         let limit = Duration::from_secs(10);
-        let stage = |state: &str, since: &str| Stage {
-            name: "lane".to_owned(),
-            state: state.to_owned(),
-            since: since.to_owned(),
-        };
-        let (long, short) = ("2026-11-22T13:15:10.000Z", "2026-11-22T13:15:25.000Z");
-        for (state, since, hangs) in [
-            (WORKING, long, true),
-            (WORKING, short, false),
-            ("running", long, false),
-            ("silent", long, false),
-            // A clock that was set back.
-            (WORKING, "2026-11-22T14:00:00.000Z", false),
+        let (long, short) = (Duration::from_secs(11), Duration::from_secs(9));
+        for (activity, hangs) in [
+            (Activity::Working(long), true),
+            (Activity::Working(short), false),
+            (Activity::Calling(long), false),
+            (Activity::Waiting, false),
         ] {
-            let stages = [stage("full", long), stage(state, since)];
-            assert_eq!(stuck(&stages, limit, now).is_some(), hangs, "{state}");
+            let of = |stage| match stage {
+                Stage::Spool => activity,
+                _ => Activity::Calling(long),
+            };
+            let stuck = stuck(of, limit);
+            assert_eq!(stuck, hangs.then_some(Stage::Spool), "{activity:?}");
         }
     }
 }

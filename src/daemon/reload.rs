@@ -8,6 +8,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tracing::info;
 
+use super::http::Http;
 use super::notify::Notify;
 use crate::config::{self, Config};
 use crate::pipeline::Reload;
@@ -18,6 +19,7 @@ pub(super) async fn follow(
     mut hangup: Signal,
     path: PathBuf,
     reloads: UnboundedSender<Reload>,
+    mut http: Http,
     notify: Arc<Notify>,
 ) {
     while hangup.recv().await.is_some() {
@@ -25,11 +27,14 @@ pub(super) async fn follow(
         info!(path = %path.display(), "reading the configuration again");
         let (done, followed) = oneshot::channel();
         let config = read(path.clone()).await;
+        let served = config.as_ref().ok().map(|config| config.http);
         if reloads.send(Reload { config, done }).is_err() {
             return;
         }
         // A pipeline that ends follows nothing.
-        let _ = followed.await;
+        if let (Ok(true), Some(served)) = (followed.await, served) {
+            http.configure(served);
+        }
         notify.ready();
     }
 }

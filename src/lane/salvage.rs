@@ -11,6 +11,7 @@ use super::{Input, Lane, Output};
 use crate::lines::Progress;
 use crate::model::FileId;
 use crate::tail::Registration;
+use crate::telemetry::progress;
 
 /// So many looks at a file that bring nothing are enough.
 const LOOKS_MAX: u32 = 5;
@@ -48,6 +49,7 @@ impl<S: Fn(Output)> Lane<S> {
             while let Ok(input) = inputs.try_recv() {
                 self.obey(input)?;
             }
+            progress::step();
             let before = self.tail.read_to(id);
             self.look(id, Instant::now());
             self.keep_within_budgets(Instant::now());
@@ -57,7 +59,7 @@ impl<S: Fn(Output)> Lane<S> {
                 file.is_some_and(|file| file.registration == Registration::Asked)
             };
             while asked(self) {
-                self.obey(inputs.recv().map_err(|_| Ended)?)?;
+                self.obey(progress::wait(|| inputs.recv()).map_err(|_| Ended)?)?;
             }
             let (read_to, size) = (self.tail.read_to(id), self.tail.size(id));
             if read_to.is_some() && read_to >= size {
@@ -80,7 +82,7 @@ impl<S: Fn(Output)> Lane<S> {
 
     fn wait_for_room(&mut self, inputs: &Receiver<Input>) -> Result<(), Ended> {
         while !self.parked.is_empty() {
-            self.obey(inputs.recv().map_err(|_| Ended)?)?;
+            self.obey(progress::wait(|| inputs.recv()).map_err(|_| Ended)?)?;
         }
         Ok(())
     }

@@ -119,6 +119,7 @@ impl<T: FnMut(Previewed) -> bool> Alone<T> {
             files: Vec::new(),
             scanned,
             lost_bytes: 0,
+            reset: false,
             spool_done: None,
         };
         let options = Options {

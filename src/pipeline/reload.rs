@@ -22,6 +22,7 @@ use crate::spool::worker::Order;
 use crate::tail;
 use crate::tail::discover::Sought;
 use crate::tail::reload::Renewed;
+use crate::telemetry::progress::{Progress, Stage};
 use crate::wire::Sender as WireSender;
 
 /// So long what is out is waited for before it is sent again over the next link.
@@ -32,8 +33,8 @@ const SETTLE_FOR: Duration = Duration::from_secs(10);
 pub struct Reload {
     /// The configuration, or why there is none: what goes on then is what there was.
     pub config: Result<Box<Config>, String>,
-    /// Told when it is followed, or refused.
-    pub done: oneshot::Sender<()>,
+    /// Told whether it is followed.
+    pub done: oneshot::Sender<bool>,
 }
 
 /// Reloads, one after the other.
@@ -47,13 +48,14 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn start(settings: amqp::Settings) -> Self {
+    pub(super) fn start(settings: amqp::Settings, progress: &Progress) -> Self {
         let (commands, command_inputs) = unbounded_channel();
         let (tell_event, events) = unbounded_channel();
+        let link = amqp::run(settings, command_inputs, tell_event);
         Self {
             commands: Some(commands),
             events,
-            task: tokio::spawn(amqp::run(settings, command_inputs, tell_event)),
+            task: tokio::spawn(progress.watch(Stage::Link, link)),
         }
     }
 }
@@ -185,9 +187,11 @@ impl Pipeline {
                 error!(%error, "the new configuration is not used; the one before it stays in force");
             }
         }
+        self.meter.counts.reload_failures += u64::from(followed.is_err());
+        let is_followed = followed.is_ok();
         self.memory.reloaded(followed);
         // Who asked may be gone.
-        let _ = reload.done.send(());
+        let _ = reload.done.send(is_followed);
     }
 
     /// Sets everything as `config` says, or nothing.
@@ -260,10 +264,11 @@ impl Pipeline {
         let settings = self.config.broker.clone();
         self.linked = settings.clone();
         // It ends when nobody gives it commands any more.
-        let before = std::mem::replace(&mut self.link, Link::start(settings));
+        let before = std::mem::replace(&mut self.link, Link::start(settings, &self.progress));
         self.links_before.retain(|link| !link.is_finished());
         self.links_before.push(before.task);
         self.memory.relinked();
+        self.meter.unlinked();
         (self.blocked, self.failure) = (false, None);
         self.optional = optional(&self.config);
         self.absent.retain(|queue| self.optional.contains(queue));

@@ -14,14 +14,20 @@ use crate::lane;
 use crate::model::{AgentId, FileId};
 use crate::relay::Mode;
 use crate::spool::worker::Size;
+use crate::state::Loaded;
 use crate::status::{self, BrokerState, FileState, SpoolMode, Status, time};
 use crate::tail::report::{Condition, FileReport};
+use crate::telemetry::progress::{Activity, Progress, Stage};
 use crate::telemetry::{Logged, Recent};
+
+use super::meter::Counts;
 
 /// Questions that may wait for the pipeline.
 const QUESTIONS_MAX: usize = 16;
 /// A stage that takes longer than this to answer counts as silent.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// A stage that has not come on for so long is told as held up.
+const HELD_UP: Duration = Duration::from_secs(5);
 /// Discovery counts as silent after so many poll intervals without a scan.
 const SCANS_MISSED: u32 = 30;
 
@@ -34,12 +40,19 @@ pub type Questions = mpsc::Receiver<Question>;
 
 /// One question.
 #[derive(Debug)]
-pub struct Question(oneshot::Sender<Answer>);
+pub enum Question {
+    /// How everything is. Costs a `statx` for each file.
+    Status(oneshot::Sender<Answer>),
+    /// What has passed through so far. Costs nothing that grows with the number of files.
+    Totals(oneshot::Sender<Passed>),
+}
 
 /// What the pipeline knows itself, at once, and what its lane will say.
 #[derive(Debug)]
-struct Answer {
+pub struct Answer {
     status: Status,
+    counts: Counts,
+    progress: Progress,
     asked: Instant,
     started: Timestamp,
     poll_interval: Duration,
@@ -47,6 +60,50 @@ struct Answer {
     spooled: HashMap<FileId, u64>,
     spooled_since: Timestamp,
     lane: oneshot::Receiver<lane::Report>,
+}
+
+/// What the pipeline has counted itself, and what its lane will say.
+#[derive(Debug)]
+pub struct Passed {
+    totals: Totals,
+    lane: oneshot::Receiver<Vec<lane::SourceReport>>,
+}
+
+/// What has passed through the daemon since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Bytes and lines read; nothing where the lane did not say.
+    pub read: Option<(u64, u64)>,
+    /// Bytes of bodies that were published.
+    pub published_bytes: u64,
+    /// Messages that were published.
+    pub published_messages: u64,
+    /// Lines that were acknowledged.
+    pub acknowledged_lines: u64,
+    /// Bytes in the spool now.
+    pub spool_bytes: u64,
+    /// There is a connection now, and the broker takes messages.
+    pub connected: bool,
+}
+
+/// How the daemon is, with everything that is counted.
+#[derive(Debug)]
+pub struct Measures {
+    /// As it is told to people.
+    pub status: Status,
+    /// What the pipeline has counted.
+    pub counts: Counts,
+    /// What the lane has; nothing where it did not say.
+    pub lane: Option<LaneMeasures>,
+}
+
+/// What the lane has counted.
+#[derive(Clone, Debug, Default)]
+pub struct LaneMeasures {
+    /// By source.
+    pub sources: Vec<lane::SourceReport>,
+    /// Bytes on disk that deleted files pin.
+    pub deleted_bytes: u64,
 }
 
 /// The pipeline does not answer.
@@ -67,20 +124,57 @@ impl Ask {
     /// # Errors
     /// Not even the pipeline said anything.
     pub async fn status(&self) -> Result<Status, Silent> {
-        let asked = async {
-            let (reply, answer) = oneshot::channel();
-            self.0.send(Question(reply)).await.map_err(|_| Silent)?;
-            answer.await.map_err(|_| Silent)
-        };
-        let answer = tokio::time::timeout(PATIENCE, asked).await;
-        let mut answer = answer.map_err(|_| Silent)??;
+        Ok(self.measures().await?.status)
+    }
+
+    /// How the daemon is, with everything that is counted.
+    ///
+    /// # Errors
+    /// Not even the pipeline said anything.
+    pub async fn measures(&self) -> Result<Measures, Silent> {
+        let mut answer = self.ask(Question::Status).await?;
+        let mut measured = None;
         if let Ok(Ok(report)) = tokio::time::timeout(PATIENCE, &mut answer.lane).await {
+            measured = Some(LaneMeasures {
+                sources: report.sources.clone(),
+                deleted_bytes: report.deleted_bytes,
+            });
             answer.add_lane(report);
         } else {
             let lane = stage("lane", "silent", wall_clock(answer.asked));
             answer.status.stages.insert(0, lane);
         }
-        Ok(answer.status)
+        tell_held_up(&mut answer.status.stages, &answer.progress, HELD_UP);
+        Ok(Measures {
+            status: answer.status,
+            counts: answer.counts,
+            lane: measured,
+        })
+    }
+
+    /// What has passed through so far, at little cost.
+    ///
+    /// # Errors
+    /// Not even the pipeline said anything.
+    pub async fn totals(&self) -> Result<Totals, Silent> {
+        let Passed { mut totals, lane } = self.ask(Question::Totals).await?;
+        if let Ok(Ok(sources)) = tokio::time::timeout(PATIENCE, lane).await {
+            let counts = sources.iter().map(|source| source.count);
+            let sum =
+                |(bytes, lines), count: lane::Count| (bytes + count.bytes, lines + count.read);
+            totals.read = Some(counts.fold((0, 0), sum));
+        }
+        Ok(totals)
+    }
+
+    async fn ask<T>(&self, question: fn(oneshot::Sender<T>) -> Question) -> Result<T, Silent> {
+        let asked = async {
+            let (reply, answer) = oneshot::channel();
+            self.0.send(question(reply)).await.map_err(|_| Silent)?;
+            answer.await.map_err(|_| Silent)
+        };
+        let answer = tokio::time::timeout(PATIENCE, asked).await;
+        answer.map_err(|_| Silent)?
     }
 }
 
@@ -112,6 +206,7 @@ pub(super) struct Memory {
     sources: Vec<Arc<str>>,
     poll_interval: Duration,
     recent: Recent,
+    progress: Progress,
     started: Instant,
     started_at: Timestamp,
     broker: Since<BrokerState>,
@@ -131,10 +226,15 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    pub(super) fn new(config: &Config, agent: AgentId, lost_bytes: u64, recent: Recent) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        loaded: &Loaded,
+        recent: Recent,
+        progress: &Progress,
+    ) -> Self {
         let started_at = Timestamp::now();
         Self {
-            agent,
+            agent: loaded.agent,
             host: Arc::clone(&config.host),
             config: status::Config {
                 path: config.path.to_string_lossy().into_owned(),
@@ -144,6 +244,7 @@ impl Memory {
             sources: names(config),
             poll_interval: poll_interval(config),
             recent,
+            progress: progress.clone(),
             started: Instant::now(),
             started_at,
             broker: Since::new(BrokerState::Connecting),
@@ -157,7 +258,7 @@ impl Memory {
             spool: Size::default(),
             spool_limit: config.spool.bytes_max,
             spool_at_first: None,
-            lost_bytes,
+            lost_bytes: loaded.lost_bytes,
         }
     }
 
@@ -283,7 +384,8 @@ impl Memory {
     /// Answers; the lane is given `reply` to say its part.
     pub(super) fn answer(
         &self,
-        question: Question,
+        question: oneshot::Sender<Answer>,
+        counts: Counts,
         in_flight: usize,
         spooled: HashMap<FileId, u64>,
         ask_lane: impl FnOnce(oneshot::Sender<lane::Report>),
@@ -292,6 +394,8 @@ impl Memory {
         ask_lane(reply);
         let answer = Answer {
             status: self.status(in_flight),
+            counts,
+            progress: self.progress.clone(),
             asked: Instant::now(),
             started: self.started_at,
             poll_interval: self.poll_interval,
@@ -300,7 +404,28 @@ impl Memory {
             lane,
         };
         // Who asked may have stopped waiting.
-        let _ = question.0.send(answer);
+        let _ = question.send(answer);
+    }
+
+    /// Answers without a look at any file.
+    pub(super) fn total(
+        &self,
+        question: oneshot::Sender<Passed>,
+        counts: &Counts,
+        ask_lane: impl FnOnce(oneshot::Sender<Vec<lane::SourceReport>>),
+    ) {
+        let (reply, lane) = oneshot::channel();
+        ask_lane(reply);
+        let totals = Totals {
+            read: None,
+            published_bytes: counts.published_bytes,
+            published_messages: counts.published_messages,
+            acknowledged_lines: counts.acknowledged_lines,
+            spool_bytes: self.spool.bytes,
+            connected: self.broker.value == BrokerState::Connected,
+        };
+        // Who asked may have stopped waiting.
+        let _ = question.send(Passed { totals, lane });
     }
 
     /// All but what the lane knows.
@@ -453,6 +578,22 @@ impl Answer {
     }
 }
 
+/// A stage that has not come on for `so_long` is told as such, whatever it said last.
+fn tell_held_up(stages: &mut [status::Stage], progress: &Progress, so_long: Duration) {
+    for told in stages {
+        let known = Stage::ALL.iter().find(|known| known.as_str() == told.name);
+        let activity = known.map_or(Activity::Waiting, |known| progress.of(*known));
+        let state = match activity {
+            Activity::Calling(time) if time >= so_long => "in a system call",
+            Activity::Working(time) if time >= so_long => "stuck",
+            _ => continue,
+        };
+        let now = Timestamp::now();
+        let since = now.checked_sub(activity.stalled()).unwrap_or(now);
+        *told = stage(&told.name, state, since);
+    }
+}
+
 fn shown(file: &FileReport, source: &str, lag: u64) -> status::File {
     status::File {
         path: String::from_utf8_lossy(file.path.as_bytes()).into_owned(),
@@ -504,8 +645,15 @@ mod tests {
         let path = directory.path().join("fantail.toml");
         std::fs::write(&path, "[[source]]\ninclude = [\"/a.log\"]\n").expect("written");
         let config = crate::config::load(&path).expect("valid");
-        let agent = AgentId([1; 16]);
-        Memory::new(&config, agent, 7, Recent::default())
+        let loaded = Loaded {
+            agent: AgentId([1; 16]),
+            files: Vec::new(),
+            scanned: std::collections::HashSet::new(),
+            lost_bytes: 7,
+            spool_done: None,
+            reset: false,
+        };
+        Memory::new(&config, &loaded, Recent::default(), &Progress::default())
     }
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -522,8 +670,13 @@ mod tests {
         let mut held = None;
         let (status, ()) = block_on(async {
             tokio::join!(ask.status(), async {
-                let question = questions.recv().await.expect("asked");
-                memory().answer(question, 5, HashMap::new(), |reply| held = Some(reply));
+                // Whatever else was asked is not answered.
+                if let Some(Question::Status(question)) = questions.recv().await {
+                    let counts = Counts::default();
+                    memory().answer(question, counts, 5, HashMap::new(), |reply| {
+                        held = Some(reply);
+                    });
+                }
             })
         });
         let status = status.expect("the pipeline answered");
@@ -543,6 +696,37 @@ mod tests {
         assert!(block_on(ask.status()).is_err());
         drop(questions);
         assert!(block_on(ask.status()).is_err());
+    }
+
+    #[test]
+    fn a_stage_that_does_not_come_on_is_told_as_such() {
+        let progress = Progress::default();
+        let long = Duration::from_millis(20);
+        let told = || {
+            let mut stages = vec![
+                stage("lane", "running", Timestamp::now()),
+                stage("spool", "idle", Timestamp::now()),
+            ];
+            tell_held_up(&mut stages, &progress, long);
+            stages
+                .into_iter()
+                .map(|stage| stage.state)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(told(), ["running", "idle"]);
+        let _entered = progress.enter(Stage::Lane);
+        let reaches = || {
+            let until = Instant::now() + Duration::from_secs(60);
+            while progress.of(Stage::Lane).stalled() < long {
+                assert!(Instant::now() < until);
+                std::thread::yield_now();
+            }
+            told()
+        };
+        assert_eq!(reaches(), ["stuck", "idle"]);
+        let called = crate::telemetry::progress::call(reaches);
+        assert_eq!(called, ["in a system call", "idle"]);
+        crate::telemetry::progress::wait(|| assert_eq!(told(), ["running", "idle"]));
     }
 
     #[test]

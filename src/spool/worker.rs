@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 use super::{AppendError, Disk, Entry, Next, Options, Place, Spool};
 use crate::model::credit::{Credit, MESSAGE_OVERHEAD};
 use crate::model::{Batch, FileRecord, Range, Stored};
+use crate::telemetry::progress;
 
 /// Pause before a disk that refused is asked again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -133,10 +134,11 @@ impl<D: Disk, T: Fn(News)> Worker<D, T> {
     pub fn run(mut self, orders: &Receiver<Order>) {
         self.tell_size();
         loop {
-            let order = match self.due() {
+            let due = self.due();
+            let order = progress::wait(|| match due {
                 None => orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(due) => orders.recv_timeout(due.saturating_duration_since(Instant::now())),
-            };
+            });
             match order {
                 Ok(order) => {
                     self.obey(order);
@@ -198,7 +200,7 @@ impl<D: Disk, T: Fn(News)> Worker<D, T> {
         let mut entries: Vec<Entry> = waiting.map(|(_, entry)| entry.clone()).collect();
         while !entries.is_empty() {
             let before = self.spool.bytes();
-            let error = match self.spool.append(&entries) {
+            let error = match progress::call(|| self.spool.append(&entries)) {
                 Ok(_) => {
                     self.appended(&entries, before);
                     return;
@@ -251,6 +253,9 @@ impl<D: Disk, T: Fn(News)> Worker<D, T> {
     }
 
     fn refused(&mut self, error: &AppendError) {
+        if let AppendError::Io { source, .. } = error {
+            progress::failed(source);
+        }
         self.retry = Some(Instant::now() + RETRY);
         let reason = error.to_string();
         if self.refuses.is_none() {
@@ -271,10 +276,10 @@ impl<D: Disk, T: Fn(News)> Worker<D, T> {
 
     /// Whether something was given up.
     fn give_up_oldest(&mut self) -> bool {
-        let mut dropped = self.spool.drop_oldest(self.read_to);
+        let mut dropped = progress::call(|| self.spool.drop_oldest(self.read_to));
         if matches!(dropped, Ok(None)) {
             self.spool.seal();
-            dropped = self.spool.drop_oldest(self.read_to);
+            dropped = progress::call(|| self.spool.drop_oldest(self.read_to));
         }
         match dropped {
             Ok(Some(ranges)) => {
@@ -294,7 +299,8 @@ impl<D: Disk, T: Fn(News)> Worker<D, T> {
         let mut at = look.from;
         let mut batches = Vec::new();
         loop {
-            match self.spool.read(at) {
+            progress::step();
+            match progress::call(|| self.spool.read(at)) {
                 Ok(Next::Entry {
                     place,
                     behind,
@@ -320,6 +326,7 @@ impl<D: Disk, T: Fn(News)> Worker<D, T> {
                     break;
                 }
                 Err(error) if batches.is_empty() && tries < READS_MAX => {
+                    progress::failed(&error.source);
                     if tries == 0 {
                         warn!(%error, "the spool cannot be read; trying again");
                     }
@@ -358,11 +365,11 @@ impl<D: Disk, T: Fn(News)> Worker<D, T> {
 
     fn release(&mut self, place: Place) {
         let mut place = place;
-        if matches!(self.spool.read(place), Ok(Next::End)) {
+        if matches!(progress::call(|| self.spool.read(place)), Ok(Next::End)) {
             self.spool.seal();
             place = place.max(self.spool.end());
         }
-        if let Err(error) = self.spool.release(place) {
+        if let Err(error) = progress::call(|| self.spool.release(place)) {
             warn!(%error, "segments that are done with cannot be removed; trying again");
         }
         // There may be room now.

@@ -250,6 +250,16 @@ impl Tail {
         over
     }
 
+    /// Bytes on disk that deleted files pin.
+    #[must_use]
+    pub fn deleted_bytes(&self) -> u64 {
+        let pinned = |id: &FileId| {
+            let status = sys::status(self.files.get(id)?.reader.as_ref()?.file()).ok()?;
+            (status.links == 0).then_some(status.allocated)
+        };
+        self.rotated.iter().filter_map(pinned).sum()
+    }
+
     /// Whether some deleted file is not confirmed to its end.
     #[must_use]
     pub fn has_deleted_unconfirmed(&self) -> bool {

@@ -19,6 +19,7 @@ use walkdir::{DirEntry, WalkDir};
 use super::watch::Watches;
 use crate::model::Coding;
 use crate::sys::FileStatus;
+use crate::telemetry::progress;
 
 /// So long a path is remembered under which nothing is found any more, not even a rotated file.
 const HAD_FOR: Duration = Duration::from_secs(3600);
@@ -360,7 +361,8 @@ impl Look<'_> {
         let fixed = self.pattern.fixed.to_path_buf();
         self.scan.directories.insert(fixed);
         let mut walk = walk.into_iter();
-        while let Some(entry) = walk.next() {
+        while let Some(entry) = progress::call(|| walk.next()) {
+            progress::step();
             match entry {
                 Ok(entry) if entry.file_type().is_dir() => {
                     if !self.directory(entry) {
@@ -417,7 +419,7 @@ impl Look<'_> {
             }
             return;
         }
-        let metadata = match entry.metadata() {
+        let metadata = match progress::call(|| entry.metadata()) {
             Ok(metadata) => metadata,
             Err(error) => {
                 // A file that vanished meanwhile is as good as one that was never there.
@@ -453,6 +455,7 @@ impl Look<'_> {
         if error.loop_ancestor().is_some() {
             self.say(path, "symbolic link to a directory above it, not followed");
         } else if !is_absent(error) {
+            error.io_error().into_iter().for_each(progress::failed);
             self.say(path, "directory cannot be read");
             self.scan.unseen.push(path.to_path_buf());
         }
@@ -649,7 +652,8 @@ impl Discovery {
             if let Some(scan) = self.scan(woken, begun) {
                 // A directory that is new to the watches was read before it was watched: look
                 // again.
-                if watches.follow(&scan.directories, Instant::now()) {
+                let now = Instant::now();
+                if progress::call(|| watches.follow(&scan.directories, now)) {
                     self.pending.store(true, Ordering::Release);
                 }
                 if !deliver(scan) {
@@ -704,7 +708,7 @@ impl Discovery {
 
     /// Waits for a call, at most `at_most`. Whether one came.
     fn waited(&mut self, at_most: Duration) -> Result<bool, Ended> {
-        match self.calls.recv_timeout(at_most) {
+        match progress::wait(|| self.calls.recv_timeout(at_most)) {
             Ok(Call::Wake) => Ok(true),
             Ok(Call::Reload(reload, sources)) => {
                 self.reload = reload;

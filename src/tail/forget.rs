@@ -14,6 +14,7 @@ use super::known::{self, Whereabouts};
 use super::{Event, Registration, Tail, Tailed};
 use crate::batch::Origin;
 use crate::model::{FileId, FileRecord, Skipped};
+use crate::telemetry::progress;
 
 impl Tail {
     /// Keeps what is known of a generation that is not read any more.
@@ -123,7 +124,8 @@ impl Tail {
 fn out_of_sight(record: &FileRecord, devices: &mut HashMap<PathBuf, Option<u64>>) -> bool {
     let path = record.path.as_path();
     let inode = (record.identity.dev, record.identity.ino);
-    if std::fs::symlink_metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == inode) {
+    let found = progress::call(|| std::fs::symlink_metadata(path));
+    if found.is_ok_and(|found| (found.dev(), found.ino()) == inode) {
         return true;
     }
     let directory = path.parent().unwrap_or(path);
@@ -131,7 +133,7 @@ fn out_of_sight(record: &FileRecord, devices: &mut HashMap<PathBuf, Option<u64>>
         // A directory that went with its files went from the file system that its parent is on.
         let found = directory
             .ancestors()
-            .find_map(|at| std::fs::metadata(at).ok());
+            .find_map(|at| progress::call(|| std::fs::metadata(at)).ok());
         found.map(|found| found.dev())
     });
     *device != Some(inode.0)

@@ -17,6 +17,7 @@ use super::{Event, Registration, Tail, Tailed, descriptors, identity};
 use crate::batch::Origin;
 use crate::model::{FileId, FileRecord, LogPath, Mark, Skipped};
 use crate::sys::{self, FileStatus};
+use crate::telemetry::progress;
 
 impl Tail {
     /// A file was found of which it is to be told whose it is.
@@ -295,6 +296,6 @@ pub fn open(found: &Found) -> io::Result<Opened> {
 #[must_use]
 pub fn owner_matches_directory(path: &Path, status: &FileStatus) -> bool {
     path.parent()
-        .and_then(|directory| std::fs::metadata(directory).ok())
+        .and_then(|directory| progress::call(|| std::fs::metadata(directory)).ok())
         .is_some_and(|directory| directory.uid() == status.owner)
 }

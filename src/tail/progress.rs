@@ -12,6 +12,7 @@ use super::tailed::Failure;
 use super::{Event, Registration, Tail, Tailed};
 use crate::model::{Confirmed, FileId, FileRecord, PROOF_LEN, Rewind, Skipped};
 use crate::sys;
+use crate::telemetry::progress;
 
 /// A pause after a read failed, and the longest one.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -128,6 +129,7 @@ impl Tail {
         let Some(file) = self.files.get_mut(&id) else {
             return;
         };
+        progress::failed(error);
         let before = file.failure.take();
         let pause = match &before {
             Some(failure) if failure.kind == error.kind() => (failure.pause * 2).min(RETRY_MAX),

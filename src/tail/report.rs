@@ -89,6 +89,14 @@ impl Tail {
     }
 }
 
+impl Tail {
+    /// Compressed files of a source that could not be unpacked.
+    #[must_use]
+    pub fn damaged_archives(&self, source: usize) -> u64 {
+        self.damaged.get(source).copied().unwrap_or_default()
+    }
+}
+
 impl Tailed {
     fn report(&self, id: FileId, now: Instant, since_1970: Duration) -> FileReport {
         let status = self

@@ -220,7 +220,9 @@ impl Tailed {
         archive.is_some_and(|archive| archive.end() == Some(self.read_to()))
     }
 
-    pub(super) fn read_to(&self) -> u64 {
+    /// Up to where it was read.
+    #[must_use]
+    pub fn read_to(&self) -> u64 {
         let reader = self.reader.as_ref();
         reader.map_or(self.batched.offset, Reader::read_to)
     }

@@ -18,6 +18,7 @@ mod consumers_test;
 mod crowd_test;
 mod delivery_test;
 mod formats_test;
+mod http_test;
 mod layers_test;
 mod login_test;
 mod logrotate_test;

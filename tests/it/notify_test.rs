@@ -28,7 +28,7 @@ impl Watched {
         socket.set_nonblocking(true).unwrap();
         // Nobody listens there.
         let config = Config::new(&Broker::absent().url());
-        let pattern = directory.path().join("*.log");
+        let pattern = directory.path().join("logs/*.log");
         let mut agent = Agent::new(directory.path(), config.source("app", &pattern));
         agent.set_environment("NOTIFY_SOCKET", path.to_str().unwrap());
         for (name, value) in environment {

@@ -13,6 +13,8 @@ use serde_json::Value;
 
 use crate::support::agent::{Agent, Config};
 use crate::support::broker::Broker;
+use crate::support::http;
+use crate::support::ports::free_port;
 use crate::support::writers::{append, numbered_lines};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -467,13 +469,16 @@ fn control_characters_in_names_are_shown_escaped() {
 }
 
 #[test]
-fn ten_thousand_files_are_told_within_a_second() {
+fn ten_thousand_files_are_told_within_a_tenth_of_a_second() {
     let directory = tempfile::tempdir().unwrap();
     let logs = logs(&directory);
     for number in 0..10_000 {
         fs::write(logs.join(format!("{number}.log")), "one line\n").unwrap();
     }
-    let config = Config::new(NOWHERE).source("app", &logs.join("*.log"));
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let config = Config::new(NOWHERE)
+        .set("http", &format!("listen = \"{address}\""))
+        .source("app", &logs.join("*.log"));
     let mut agent = Agent::new(directory.path(), config);
     agent.start();
     agent.wait_for_status("all files are read", |status| {
@@ -485,7 +490,22 @@ fn ten_thousand_files_are_told_within_a_second() {
         "10,000 files: fastest {:?}, median {:?}, slowest {:?}",
         took[0], took[2], took[4]
     );
-    assert!(took[2] < Duration::from_secs(1), "{took:?}");
+    // Others run beside this test: the fastest is what it takes.
+    assert!(took[0] < Duration::from_millis(100), "{took:?}");
+    for path in ["/status", "/metrics"] {
+        let served = |_| {
+            let begun = Instant::now();
+            assert_eq!(http::get(address, path).unwrap().status, 200);
+            begun.elapsed()
+        };
+        let mut took: Vec<Duration> = (0..5).map(served).collect();
+        took.sort_unstable();
+        println!(
+            "{path}: fastest {:?}, median {:?}, slowest {:?}",
+            took[0], took[2], took[4]
+        );
+        assert!(took[0] < Duration::from_millis(100), "{path}: {took:?}");
+    }
     let begun = Instant::now();
     let table = stdout(&agent.cli(&["status"]));
     println!("the command: {:?}", begun.elapsed());

@@ -199,21 +199,6 @@ fn a_queue_that_is_not_required_and_refuses_is_told_and_not_waited_for() {
 }
 
 #[test]
-fn a_reload_is_refused_and_the_work_goes_on() {
-    let broker = Broker::shared();
-    let (directory, path, content) = directory();
-    let config = config(&broker.url(), "reload", &path).append(&queue("reload.q", ""));
-    let mut agent = Agent::new(directory.path(), config);
-    agent.start();
-    wait_until_confirmed(&agent, content.len());
-    agent.signal(rustix::process::Signal::HUP);
-    agent.wait_for_log("reload is not built yet", MINUTE);
-    append(&path, b"after\n");
-    wait_until_confirmed(&agent, content.len() + 6);
-    assert!(agent.term().status.success());
-}
-
-#[test]
 fn the_log_is_lines_of_text_or_of_json_without_control_characters_of_others() {
     let (directory, path, _) = directory();
     let evil = path.with_file_name("\x1b[2J\n\u{9b}\u{7f}evil.log");

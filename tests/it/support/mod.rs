@@ -7,6 +7,7 @@ pub mod broker;
 pub mod certificates;
 pub mod cut;
 pub mod debian;
+pub mod http;
 pub mod json;
 pub mod leash;
 pub mod logrotate;
