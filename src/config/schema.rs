@@ -428,7 +428,7 @@ fn the_schema_that_is_kept_is_the_one_of_these_types() {
 #[test]
 fn it_has_the_keys_that_there_are_and_the_defaults_that_they_have() {
     let schema = schema();
-    let tables: [(&str, &[&str]); 10] = [
+    let tables: [(&str, &[&str]); 11] = [
         ("", raw::ROOT),
         ("/agent", raw::AGENT),
         ("/source/items", raw::SOURCE),
@@ -439,6 +439,7 @@ fn it_has_the_keys_that_there_are_and_the_defaults_that_they_have() {
         ("/broker/tls", raw::TLS),
         ("/broker/queue/items", raw::QUEUE),
         ("/spool", raw::SPOOL),
+        ("/http", raw::HTTP),
     ];
     let shipped = std::fs::read_to_string(path().with_file_name("fantail.toml")).expect("read");
     let shipped: Value = toml::from_str(&shipped).expect("TOML");
