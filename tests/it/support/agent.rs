@@ -91,6 +91,7 @@ pub struct Agent {
     /// A program that runs the agent in other namespaces, with its options.
     entry: Vec<String>,
     before: String,
+    tracer: Vec<String>,
     running: Option<Process>,
     leash: Leash,
     /// Where the log of the run under way begins in the file that collects all runs.
@@ -112,6 +113,7 @@ impl Agent {
             environment: Vec::new(),
             entry: Vec::new(),
             before: "true".to_owned(),
+            tracer: Vec::new(),
             running: None,
             leash: Leash::on_processes(),
             log_start: 0,
@@ -142,6 +144,12 @@ impl Agent {
         commands.clone_into(&mut self.before);
     }
 
+    /// From the next start on the daemon is traced: options of `strace`, which stays behind the process
+    /// that it traces. Without any it is not.
+    pub fn set_tracer(&mut self, options: Vec<String>) {
+        self.tracer = options;
+    }
+
     /// The agent lives in namespaces of its own: options of `unshare`.
     pub fn set_namespaces(&mut self, options: &str) {
         self.set_entry(vec!["unshare".to_owned(), options.to_owned()]);
@@ -165,7 +173,7 @@ impl Agent {
             .open(self.log_path())
             .unwrap();
         self.log_start = log.metadata().unwrap().len();
-        let mut command = self.command(&[&["run"], arguments].concat());
+        let mut command = self.traced(&[&["run"], arguments].concat());
         command
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -313,8 +321,23 @@ impl Agent {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
+        self.command_under(&[], arguments)
+    }
+
+    fn traced(&self, arguments: &[&str]) -> Command {
+        if self.tracer.is_empty() {
+            return self.command(arguments);
+        }
+        // With -D the daemon keeps the id of the process, and gets its signals.
+        let fixed = ["strace", "-D", "-f", "-qq", "-e", "signal=none"];
+        let options = self.tracer.iter().map(String::as_str);
+        let tracer: Vec<&str> = fixed.into_iter().chain(options).collect();
+        self.command_under(&tracer, arguments)
+    }
+
+    fn command_under(&self, tracer: &[&str], arguments: &[&str]) -> Command {
         let executable = env!("CARGO_BIN_EXE_fantail");
-        let script = format!("{{ {}; }} && exec \"$0\" \"$@\"", self.before);
+        let script = format!("{{ {}; }} && exec \"$@\"", self.before);
         let mut command = match &self.entry[..] {
             [] => Command::new("sh"),
             [program, options @ ..] => {
@@ -323,8 +346,9 @@ impl Agent {
                 command
             }
         };
-        command.arg("-c").arg(script).arg(executable);
+        command.arg("-c").arg(script).arg("sh").args(tracer);
         command
+            .arg(executable)
             .args(arguments)
             .arg("--config")
             .arg(self.config_path())

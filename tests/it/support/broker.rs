@@ -146,6 +146,11 @@ impl Broker {
         broker
     }
 
+    /// Where it listens, or will.
+    pub fn port(&self) -> u16 {
+        self.amqp_port
+    }
+
     /// `amqp://` address of the virtual host `/` for guest.
     pub fn url(&self) -> String {
         self.url_with("guest", "guest", "/")

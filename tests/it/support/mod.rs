@@ -7,6 +7,7 @@ pub mod broker;
 pub mod certificates;
 pub mod cut;
 pub mod debian;
+pub mod gate;
 pub mod http;
 pub mod json;
 pub mod leash;
@@ -21,6 +22,7 @@ pub mod ports;
 pub mod process;
 pub mod random;
 pub mod readme;
+pub mod trial;
 pub mod wait;
 pub mod writers;
 
