@@ -29,6 +29,7 @@ mod notify_test;
 mod numbered_test;
 mod oracle_test;
 mod outages_test;
+mod page_test;
 mod peers_test;
 mod power_test;
 mod preview_test;
