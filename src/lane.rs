@@ -11,13 +11,14 @@ mod salvage;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use crate::batch::{self, Closed, Compressor, Open};
 use crate::model::credit::{Credit, MESSAGE_OVERHEAD};
 use crate::model::{Batch, Compression, Confirmed, FileId, Format, Rewind, Skipped};
+use crate::sys;
 use crate::tail::discover::Scan;
 use crate::tail::reader::{Filled, Scratch};
 use crate::tail::report::FileReport;
@@ -632,7 +633,7 @@ impl<S: Fn(Output)> Lane<S> {
         if self.open[source].is_empty() {
             return;
         }
-        let closed = self.open[source].close(seconds_since_1970(), &mut self.compressor);
+        let closed = self.open[source].close(sys::seconds_since_1970(), &mut self.compressor);
         if closed.is_empty() {
             return;
         }
@@ -660,12 +661,6 @@ impl<S: Fn(Output)> Lane<S> {
         }
         self.full_since = None;
     }
-}
-
-fn seconds_since_1970() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

@@ -678,6 +678,7 @@ impl Pipeline {
     /// Lets the relay decide, and does what it asks for.
     fn act(&mut self, decide: impl FnOnce(&mut Relay, Instant, &mut Vec<Action>)) {
         let mut actions = Vec::new();
+        self.relay.tell_time(sys::seconds_since_1970());
         decide(&mut self.relay, Instant::now(), &mut actions);
         self.memory.relay(self.relay.state());
         self.memory.mode(self.relay.mode());

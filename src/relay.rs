@@ -216,6 +216,8 @@ pub struct Relay {
     credit: Credit,
     /// What was read from the spool and is not acknowledged.
     reading: Credit,
+    /// Seconds since 1970, as it was told last.
+    wall_clock: u64,
     /// They wait for the spool to be empty, or for another link.
     waiting: VecDeque<Batch>,
     /// What was to be appended was asked back.
@@ -256,6 +258,7 @@ impl Relay {
             backlog,
             credit: flow.credit,
             reading: flow.reading,
+            wall_clock: 0,
             waiting: VecDeque::new(),
             recalling: false,
             blocked: false,
@@ -362,6 +365,11 @@ impl Relay {
         self.advance(now, actions);
     }
 
+    /// What time it is, in seconds since 1970: a message that says what is lost is made here.
+    pub fn tell_time(&mut self, wall_clock: u64) {
+        self.wall_clock = wall_clock;
+    }
+
     /// What a look into the spool found: entries, and where the next one begins.
     pub fn looked(&mut self, looked: Looked, now: Instant, actions: &mut Vec<Action>) {
         if self.backlog.looked(looked.turn, looked.behind, looked.left) {
@@ -401,7 +409,7 @@ impl Relay {
             format: crate::model::Format::default(),
             coding: None,
             body: Bytes::new(),
-            closed_at: 0,
+            closed_at: self.wall_clock,
             stored: Some(Stored { at, behind: at }),
             permit: self.reading.take_anyway(MESSAGE_OVERHEAD),
         });

@@ -214,6 +214,61 @@ fn kills_in_the_middle_of_an_outage_lose_nothing_that_was_spooled() {
 }
 
 #[test]
+fn what_is_damaged_after_two_crashes_is_said_and_nothing_else_is_missing() {
+    let mut logs = Logs::new();
+    let mut broker = Broker::absent();
+    let mut agent = logs.agent(&broker, |config| {
+        config.set("spool", "segment_bytes = \"256KiB\"")
+    });
+    agent.start();
+    let path = logs.write(20_000);
+    wait_until_all_is_spooled(&agent);
+    agent.kill9();
+    let mut first = segments(&agent);
+    first.sort_unstable();
+    // state.db knows less of the file than the spool, from which it is resumed.
+    agent.start();
+    let more = numbered_lines("after a crash, line", 20_000);
+    append(&path, &more);
+    logs.written[0].1.extend(more);
+    agent.wait_for_status("the rest is seen", |status| {
+        status["files"][0]["size"] == logs.bytes()
+    });
+    wait_until_all_is_spooled(&agent);
+    agent.kill9();
+    assert!(first.len() > 3, "{first:?}");
+    damage_middle(&first[1]);
+    agent.start();
+    broker.start_again();
+    for queue in QUEUES {
+        let ledger = logs.taken(&broker, queue);
+        ledger.assert_clean();
+        let file = ledger.file(path.to_str().unwrap());
+        let skipped = file.skipped();
+        assert!(!skipped.is_empty(), "nothing was said to be damaged");
+        assert!(skipped.iter().all(|range| range.reason == "damaged"));
+        let lost: u64 = skipped.iter().map(|range| range.end - range.start).sum();
+        assert_eq!(agent.lost_bytes(), lost, "{queue}");
+        let mut left = logs.written[0].1.clone();
+        for range in skipped.iter().rev() {
+            left.drain(range.start as usize..range.end as usize);
+        }
+        let lines = left.split_inclusive(|byte| *byte == b'\n');
+        let lines: Vec<Vec<u8>> = lines.map(|line| line[..line.len() - 1].to_vec()).collect();
+        assert!(file.lines() == lines, "{queue} lacks other lines too");
+    }
+    wait_until_spool_is_empty(&agent);
+}
+
+/// A byte in the middle is another one.
+fn damage_middle(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x20;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
 fn a_full_spool_stops_reading_and_files_wait() {
     let mut logs = Logs::new();
     let mut broker = Broker::absent();
