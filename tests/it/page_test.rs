@@ -21,9 +21,18 @@ const MINUTE: Duration = Duration::from_secs(60);
 fn browsed(address: &str, milliseconds: u64) -> (String, Vec<String>) {
     let profile = tempfile::tempdir().unwrap();
     let output = Command::new("timeout")
-        .args(["60", "chromium", "--headless", "--no-sandbox", "--disable-gpu"])
+        .args([
+            "60",
+            "chromium",
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+        ])
         .args(["--disable-quic", "--no-first-run", "--disable-sync"])
-        .args(["--disable-background-networking", "--disable-component-update"])
+        .args([
+            "--disable-background-networking",
+            "--disable-component-update",
+        ])
         .args(["--enable-logging=stderr", "--dump-dom"])
         .arg(format!("--virtual-time-budget={milliseconds}"))
         .arg(format!("--user-data-dir={}", profile.path().display()))
@@ -76,7 +85,10 @@ fn it_shows_what_is_so_and_nothing_in_a_path_or_a_name_acts() {
     ] {
         assert!(page.contains(part), "{part:?} is not in\n{page}");
     }
-    assert!(!page.contains("<img") && !page.contains("\u{202e}"), "{page}");
+    assert!(
+        !page.contains("<img") && !page.contains("\u{202e}"),
+        "{page}"
+    );
     assert!(!page.contains("Cut off"), "{page}");
 }
 
@@ -97,7 +109,10 @@ fn it_says_when_it_is_cut_off_and_keeps_what_it_knew() {
     let (page, _) = browsed(&at, 20_000);
     assert!(looks.load(Ordering::Relaxed) > 2, "it looks again");
     assert!(page.contains("Cut off from the daemon since"), "{page}");
-    assert!(page.contains(">present<"), "what was heard is still there: {page}");
+    assert!(
+        page.contains(">present<"),
+        "what was heard is still there: {page}"
+    );
 }
 
 fn pass_on(mut client: TcpStream, address: &str, looks: &AtomicUsize) {
