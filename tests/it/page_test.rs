@@ -42,7 +42,10 @@ fn browsed(address: &str, milliseconds: u64) -> (String, Vec<String>) {
     let said = String::from_utf8_lossy(&output.stderr);
     let wrong = said.lines().filter(|line| line.contains("CONSOLE"));
     let wrong = wrong.map(str::to_owned).collect();
-    (String::from_utf8_lossy(&output.stdout).into_owned(), wrong)
+    let document = String::from_utf8_lossy(&output.stdout);
+    // What the script could say is not what the page says.
+    let shown = document.split("<script>").next().unwrap_or_default();
+    (shown.to_owned(), wrong)
 }
 
 /// An agent whose page is at the address that is returned, with a hostile path and a hostile line in
