@@ -106,13 +106,13 @@ pub(super) fn run(config: &Path, arguments: &Arguments) -> Result<(), Failure> {
         first: 0,
         colour: std::env::var_os("NO_COLOR").is_none(),
     };
-    let mut terminal = ratatui::try_init().map_err(io_failure)?;
+    let mut terminal = ratatui::try_init().map_err(|error| io_failure(&error))?;
     let shown = show(&mut terminal, &mut screen, &answers);
     ratatui::restore();
-    shown.map_err(io_failure)
+    shown.map_err(|error| io_failure(&error))
 }
 
-fn io_failure(error: io::Error) -> Failure {
+fn io_failure(error: &io::Error) -> Failure {
     Failure {
         text: format!("error: the terminal: {error}"),
         code: 74,

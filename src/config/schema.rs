@@ -459,7 +459,8 @@ fn it_has_the_keys_that_there_are_and_the_defaults_that_they_have() {
         let properties = found["properties"].as_object().expect("a table");
         let mut has: Vec<&str> = properties.keys().map(String::as_str).collect();
         let mut wants = keys.to_vec();
-        (has.sort_unstable(), wants.sort_unstable());
+        has.sort_unstable();
+        wants.sort_unstable();
         assert_eq!(has, wants, "of {table:?}");
         assert_eq!(found["additionalProperties"], false, "of {table:?}");
         for (key, property) in properties {
