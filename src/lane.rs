@@ -308,6 +308,8 @@ impl<S: Fn(Output)> Lane<S> {
         for source in 0..self.open.len() {
             self.close(source, Instant::now());
         }
+        // Room may have come back together with the stop: nobody tells it again.
+        self.hand_over();
         self.tell();
         while !self.parked.is_empty() {
             match progress::wait(|| inputs.recv()) {

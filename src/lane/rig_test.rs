@@ -159,6 +159,12 @@ impl Driven {
         worked
     }
 
+    /// Lets the lane work by itself until it ends.
+    pub(super) fn run(&mut self, inputs: &Receiver<Input>) {
+        self.lane.take().expect("started").run(inputs);
+        self.news.extend(self.outputs.try_iter());
+    }
+
     /// What a scan sees now.
     pub(super) fn look(&mut self) -> Scan {
         let selections = std::slice::from_ref(&self.selection);

@@ -192,6 +192,33 @@ fn a_deleted_file_is_let_go_without_any_further_event_and_forgotten_after_the_gr
 }
 
 #[test]
+fn a_stop_that_comes_together_with_room_hands_over_what_waited_for_it() {
+    let mut driven = Driven::new("*.log", Splitter::new(1000));
+    driven.options.batch_bytes_max = 2000;
+    driven.window = 10_000;
+    driven.start();
+    append(
+        &driven.path("a.log"),
+        &"a line of some length\n".repeat(100),
+    );
+    let scan = driven.look();
+    driven.tell(Input::Scan(scan));
+    while driven.turn() {}
+    let out: Vec<Output> = std::iter::from_fn(|| driven.next()).collect();
+    let is_full = |output: &Output| matches!(output, Output::Full);
+    assert!(out.iter().any(is_full), "a batch waits for room");
+    drop(out);
+    let (inputs, received) = std::sync::mpsc::channel();
+    for input in [Input::Room, Input::Stop, Input::Stop] {
+        inputs.send(input).expect("received");
+    }
+    driven.run(&received);
+    let mut left = std::iter::from_fn(|| driven.next());
+    let is_stopped = |output: Output| matches!(output, Output::Stopped { .. });
+    assert!(left.any(is_stopped), "it waits for what nobody tells");
+}
+
+#[test]
 fn what_is_written_anew_as_long_as_before_and_ends_alike_is_noticed() {
     let mut rig = Rig::new("*.log");
     let filler = "x".repeat(100);
