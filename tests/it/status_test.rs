@@ -282,6 +282,8 @@ fn lost_bytes_are_counted_once_and_over_restarts() {
             "max_in_flight = \"64KiB\"\ncheck_interval = \"200ms\"",
         )
         .set("batch", "max_bytes = \"16KiB\"")
+        // Not all of it finds room there.
+        .set("spool", "max_bytes = \"64KiB\"")
         .source("app", &path);
     let mut agent = Agent::new(directory.path(), config);
     agent.start();
