@@ -95,12 +95,6 @@ impl Tail {
         }
     }
 
-    /// The indexes of sources that there are no more.
-    #[must_use]
-    pub fn is_removed(&self, index: usize) -> bool {
-        self.removed.contains(&index)
-    }
-
     fn wanted_by(&mut self, id: FileId, source: usize) {
         let Some(file) = self.files.get_mut(&id) else {
             return;
