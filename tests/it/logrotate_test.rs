@@ -733,14 +733,15 @@ fn generations_deleted_while_the_broker_stands_still_are_delivered_from_open_des
     outcome.assert_whole();
 }
 
-/// Each rotation deletes the last but one; nobody could read that any more after a kill.
-fn wait_until_all_rotated_is_read(agent: &Agent) {
-    agent.wait_for_status("all rotated files are read", |status| {
+/// What a rotation deletes while nobody holds it must be in the spool.
+fn wait_until_all_rotated_is_spooled(agent: &Agent) {
+    agent.wait_for_status("all rotated files are in the spool", |status| {
         let files = status["files"].as_array();
-        files.is_some_and(|files| {
+        let is_read = files.is_some_and(|files| {
             let mut rotated = files.iter().filter(|file| file["state"] == "rotated");
             rotated.all(|file| file["read"] == file["size"])
-        })
+        });
+        is_read && status["spool"]["mode"] == "spooling" && status["broker"]["in_flight_bytes"] == 0
     });
 }
 
@@ -770,24 +771,26 @@ fn an_outage_in_which_files_are_deleted_and_the_agent_is_killed_twice_leaves_no_
     wait_for(MINUTE, "the queues are there", || {
         QUEUES.iter().all(|queue| broker.amqp().queue_exists(queue))
     });
-    let (log, writer, logrotate) = Log::start(&OUTAGE, directory.path(), &mut random);
-    wait_for(MINUTE, "the log is known", || {
-        agent.open_paths().contains(&log.path)
-    });
+    let (log, mut writer, logrotate) = Log::start(&OUTAGE, directory.path(), &mut random);
+    let is_known = |agent: &Agent| agent.open_paths().contains(&log.path);
+    wait_for(MINUTE, "the log is known", || is_known(&agent));
     broker.stop();
     let mut peak = 0;
     for rotation in 1..=ROTATIONS {
         wait_for(10 * MINUTE, "the log has grown", || {
             writer.lines() >= lines * u64::from(rotation) / u64::from(ROTATIONS)
         });
-        wait_until_all_rotated_is_read(&agent);
         if KILLED_AFTER.contains(&rotation) {
+            writer.pause(true);
+            wait_until_all_rotated_is_spooled(&agent);
             peak = peak.max(agent.resident_peak());
             agent.kill9();
-        }
-        logrotate.rotate();
-        if KILLED_AFTER.contains(&rotation) {
+            writer.pause(false);
+            logrotate.rotate();
             agent.start();
+        } else {
+            wait_for(MINUTE, "the log is known", || is_known(&agent));
+            logrotate.rotate();
         }
     }
     let written = writer.finish();
