@@ -34,6 +34,7 @@ use crate::tail::watch::{Hints, Watches};
 use crate::tail::{Event, Tail};
 use crate::telemetry::Recent;
 use crate::telemetry::progress::{Progress, Stage};
+use crate::telemetry::spell::{Over, Spell};
 use crate::treat::Treatment;
 use crate::wire::Sender as WireSender;
 use meter::{Counts, Meter};
@@ -127,7 +128,7 @@ struct Pipeline {
     progress: Progress,
     ended: UnboundedReceiver<&'static str>,
     blocked: bool,
-    failure: Option<String>,
+    failure: Spell,
     /// Queues that are not required,
     optional: HashSet<Arc<str>>,
     /// and those of them that were told to be absent.
@@ -315,7 +316,7 @@ impl Pipeline {
             progress: watch.progress,
             ended,
             blocked: false,
-            failure: None,
+            failure: Spell::default(),
             optional: optional(&config),
             absent: HashSet::new(),
             credit,
@@ -596,13 +597,12 @@ impl Pipeline {
             }
             amqp::Event::Disconnected(failure) => {
                 self.blocked = false;
-                if self.failure.as_ref() != Some(&failure.text) {
+                if self.failure.met(&failure.text, Instant::now()) {
                     warn!(
                         reason = failure.text,
                         advice = failure.advice,
                         "no connection to the broker; trying again"
                     );
-                    self.failure = Some(failure.text);
                 }
                 let access_refused = failure.kind == FailureKind::Access;
                 let most = match failure.kind {
@@ -621,7 +621,13 @@ impl Pipeline {
                 let outcome = match outcome {
                     amqp::Outcome::Ack => {
                         // A connection alone mends nothing: the next message may be refused again.
-                        self.failure = None;
+                        if let Some(over) = self.failure.over(Instant::now()) {
+                            let Over { times, seconds } = over;
+                            info!(
+                                failures = times,
+                                seconds, "the broker confirms messages again"
+                            );
+                        }
                         Outcome::Ack
                     }
                     amqp::Outcome::Nack => Outcome::Nack,
@@ -768,7 +774,8 @@ async fn sleep_until(deadline: Option<Instant>) {
 
 fn tell(notice: &Notice) {
     match notice {
-        Notice::TopologyGood => info!("exchange and queues are there"),
+        Notice::TopologyGood { bad_checks: 0 } => info!("exchange and queues are there"),
+        Notice::TopologyGood { bad_checks } => info!(bad_checks, "exchange and queues are there"),
         Notice::TopologyMissing(what) => {
             warn!(what, "exchange or queues are missing; making them");
         }
@@ -787,7 +794,9 @@ fn tell(notice: &Notice) {
         }
         Notice::Spooling => warn!("the broker takes nothing; lines go to the spool"),
         Notice::Direct => info!("the spool is empty; lines go straight to the broker again"),
-        Notice::QueuesAccept => info!("the refused message is in every queue now"),
+        Notice::QueuesAccept { refusals } => {
+            info!(refusals, "the refused message is in every queue now");
+        }
     }
 }
 

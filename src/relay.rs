@@ -83,7 +83,10 @@ pub enum Action {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// The topology is good, for the first time or again.
-    TopologyGood,
+    TopologyGood {
+        /// How often it was not in the meantime.
+        bad_checks: u64,
+    },
     /// Something is missing, and is being made.
     TopologyMissing(String),
     /// It is not good, and somebody else must put it right; nothing is published until then.
@@ -98,7 +101,10 @@ pub enum Notice {
     /// This queue refuses messages; without a name, one of them does.
     QueueRefuses(Option<Arc<str>>),
     /// No queue refuses any more.
-    QueuesAccept,
+    QueuesAccept {
+        /// How often one of them did.
+        refusals: u64,
+    },
     /// Batches go to the spool from now on.
     Spooling,
     /// The spool is empty; batches go straight to the broker again.
@@ -227,8 +233,12 @@ pub struct Relay {
     /// It takes no larger bodies than this.
     body_max: Option<usize>,
     refusing: Option<Option<Arc<str>>>,
+    /// How often, since one of them began to.
+    refusals: u64,
     /// What was told to be wrong since the topology was good last.
     told: BTreeSet<String>,
+    /// How often it was found wrong since then.
+    bad_checks: u64,
     /// Until then another unroutable message means that making the bindings did not help.
     unrouted: Option<Instant>,
     /// Another link is to take the place of this one.
@@ -264,7 +274,9 @@ impl Relay {
             blocked: false,
             body_max: None,
             refusing: None,
+            refusals: 0,
             told: BTreeSet::new(),
+            bad_checks: 0,
             unrouted: None,
             settling: false,
             closing: false,
@@ -472,7 +484,8 @@ impl Relay {
                     actions.push(Action::Confirmed(confirmed, place));
                 }
                 if self.topology == Topology::Checking {
-                    actions.push(Action::Notice(Notice::TopologyGood));
+                    let bad_checks = std::mem::take(&mut self.bad_checks);
+                    actions.push(Action::Notice(Notice::TopologyGood { bad_checks }));
                 }
                 self.told.clear();
                 self.topology = Topology::Good(now + self.options.check_interval);
@@ -765,11 +778,13 @@ impl Relay {
 
     fn accepts(&mut self, actions: &mut Vec<Action>) {
         if self.refusing.take().is_some() {
-            actions.push(Action::Notice(Notice::QueuesAccept));
+            let refusals = std::mem::take(&mut self.refusals);
+            actions.push(Action::Notice(Notice::QueuesAccept { refusals }));
         }
     }
 
     fn refuses(&mut self, queue: Option<Arc<str>>, actions: &mut Vec<Action>) {
+        self.refusals += 1;
         // The name, once it is known, says more than that there is one.
         let known = matches!(&self.refusing, Some(before) if *before == queue || queue.is_none());
         if !known {
@@ -823,6 +838,7 @@ impl Relay {
         notice: impl FnOnce(String) -> Notice,
         actions: &mut Vec<Action>,
     ) {
+        self.bad_checks += 1;
         if self.told.insert(what.clone()) {
             actions.push(Action::Notice(notice(what)));
         }

@@ -20,6 +20,7 @@ use crate::model::{
     SpoolPlace,
 };
 use crate::telemetry::progress;
+use crate::telemetry::spell::{Over, Spell};
 
 /// The schema that this version writes.
 const SCHEMA: i64 = 3;
@@ -190,31 +191,31 @@ impl State {
     /// Commits changes, many at a time, until nobody sends any more. A commit that fails is tried
     /// again for as long as others live: a full disk delays new files, and loses nothing.
     pub fn run(mut self, changes: &Receiver<Change>, durable: impl Fn(Durable)) {
-        let mut failing = false;
+        let mut failing = Spell::default();
         while let Ok(first) = progress::wait(|| changes.recv()) {
             let mut group = vec![first];
             group.extend(changes.try_iter().take(GROUP_MAX - 1));
             loop {
                 match progress::call(|| self.commit(&group)) {
                     Ok(()) => break,
-                    Err(error) if !failing => {
+                    Err(error) => {
                         progress::failed_with(error_name(&error));
-                        failing = true;
-                        error!(%error, "state cannot be saved; trying again, new files wait");
-                        durable(Durable {
-                            failing,
-                            ..Durable::default()
-                        });
+                        if failing.met(error_name(&error), Instant::now()) {
+                            error!(%error, "state cannot be saved; trying again, new files wait");
+                            durable(Durable {
+                                failing: true,
+                                ..Durable::default()
+                            });
+                        }
                     }
-                    Err(error) => progress::failed_with(error_name(&error)),
                 }
                 if !gather(changes, &mut group) {
                     // The process ends; what is not saved is sent again.
                     return;
                 }
             }
-            if std::mem::take(&mut failing) {
-                info!("state is saved again");
+            if let Some(Over { times, seconds }) = failing.over(Instant::now()) {
+                info!(failures = times, seconds, "state is saved again");
             }
             durable(outcome(group));
         }

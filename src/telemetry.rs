@@ -2,6 +2,7 @@
 
 mod journal;
 pub mod progress;
+pub mod spell;
 
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};

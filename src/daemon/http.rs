@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -28,6 +28,7 @@ use tracing::{error, info, warn};
 use crate::config;
 use crate::pipeline::Ask;
 use crate::telemetry::progress::Progress;
+use crate::telemetry::spell::Spell;
 use answers::{Shared, router};
 
 /// So many connections at once; one more, and the oldest is ended. Each may hold an answer of some
@@ -137,16 +138,17 @@ async fn run(address: SocketAddr, shared: Arc<Shared>) {
 /// Tries until it listens. Says once what is wrong, and again when that is something else.
 async fn listen(address: SocketAddr) -> TcpListener {
     let mut pause = RETRY_FIRST;
-    let mut told = None;
+    let mut failing = Spell::default();
     loop {
         match TcpListener::bind(address).await {
             Ok(listener) => {
-                info!(%address, "serving HTTP");
+                let failures = failing.over(Instant::now()).map(|over| over.times);
+                info!(%address, failures, "serving HTTP");
                 return listener;
             }
             Err(error) => {
                 let text = error.to_string();
-                if told.as_ref() != Some(&text) {
+                if failing.met(&text, Instant::now()) {
                     let advice = match error.kind() {
                         io::ErrorKind::AddrInUse => "another process listens there",
                         io::ErrorKind::AddrNotAvailable => "this machine has no such address",
@@ -156,7 +158,6 @@ async fn listen(address: SocketAddr) -> TcpListener {
                         _ => "change `listen` under [http]",
                     };
                     warn!(%address, error = text, advice, "HTTP is not served: the address cannot be listened at; trying again");
-                    told = Some(text);
                 }
             }
         }

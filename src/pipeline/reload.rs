@@ -23,6 +23,7 @@ use crate::tail;
 use crate::tail::discover::Sought;
 use crate::tail::reload::Renewed;
 use crate::telemetry::progress::{Progress, Stage};
+use crate::telemetry::spell::Spell;
 use crate::wire::Sender as WireSender;
 
 /// So long what is out is waited for before it is sent again over the next link.
@@ -269,7 +270,7 @@ impl Pipeline {
         self.links_before.push(before.task);
         self.memory.relinked();
         self.meter.unlinked();
-        (self.blocked, self.failure) = (false, None);
+        (self.blocked, self.failure) = (false, Spell::default());
         self.optional = optional(&self.config);
         self.absent.retain(|queue| self.optional.contains(queue));
         let (options, queues) = (relay_options(&self.config), queues(&self.config));

@@ -41,8 +41,9 @@ impl Relay {
         self.disconnected(false);
         self.topology = Topology::Connecting;
         self.window.serve(queues);
-        self.refusing = None;
+        (self.refusing, self.refusals) = (None, 0);
         self.told.clear();
+        self.bad_checks = 0;
         self.unrouted = None;
         // A good check of these queues would say nothing of what the others acknowledged.
         self.send_again(actions);

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
-use super::{AppendError, Disk, Entry, Next, Options, Place, Spool};
+use super::{AppendError, Disk, Entry, Limit, Next, Options, Place, Spool};
 use crate::model::credit::{Credit, MESSAGE_OVERHEAD};
 use crate::model::{Batch, FileRecord, Range, Stored};
 use crate::telemetry::progress;
+use crate::telemetry::spell::{Over, Spell};
 
 /// Pause before a disk that refused is asked again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -98,6 +99,9 @@ pub struct Worker<D: Disk, T: Fn(News)> {
     read_to: Place,
     /// Why nothing can be appended at present.
     refuses: Option<String>,
+    refusing: Spell,
+    /// What could go stays on the disk.
+    keeping: Spell,
     /// What was told last.
     size: Option<Size>,
     /// Segments whose damage was told.
@@ -125,6 +129,8 @@ impl<D: Disk, T: Fn(News)> Worker<D, T> {
             look: None,
             read_to: from,
             refuses: None,
+            refusing: Spell::default(),
+            keeping: Spell::default(),
             size: None,
             told: HashSet::new(),
         }
@@ -233,8 +239,9 @@ impl<D: Disk, T: Fn(News)> Worker<D, T> {
     }
 
     fn appended(&mut self, entries: &[Entry], before: u64) {
-        if self.refuses.take().is_some() {
-            info!("the spool takes lines again");
+        self.refuses = None;
+        if let Some(Over { times, seconds }) = self.refusing.over(Instant::now()) {
+            info!(failures = times, seconds, "the spool takes lines again");
         }
         let ranges = entries
             .iter()
@@ -258,7 +265,7 @@ impl<D: Disk, T: Fn(News)> Worker<D, T> {
         }
         self.retry = Some(Instant::now() + RETRY);
         let reason = error.to_string();
-        if self.refuses.is_none() {
+        if self.refusing.met(&kind_of(error), Instant::now()) {
             if matches!(error, AppendError::Full(_)) {
                 warn!(
                     reason,
@@ -283,12 +290,16 @@ impl<D: Disk, T: Fn(News)> Worker<D, T> {
         }
         match dropped {
             Ok(Some(ranges)) => {
+                self.removes_again();
                 (self.tell)(News::Dropped(ranges));
                 true
             }
             Ok(None) => false,
             Err(error) => {
-                warn!(%error, "the oldest of the spool cannot be given up");
+                progress::failed(&error);
+                if self.keeping.met(&error.to_string(), Instant::now()) {
+                    warn!(%error, "the oldest of the spool cannot be given up; trying again");
+                }
                 false
             }
         }
@@ -369,11 +380,22 @@ impl<D: Disk, T: Fn(News)> Worker<D, T> {
             self.spool.seal();
             place = place.max(self.spool.end());
         }
-        if let Err(error) = progress::call(|| self.spool.release(place)) {
-            warn!(%error, "segments that are done with cannot be removed; trying again");
+        match progress::call(|| self.spool.release(place)) {
+            Ok(()) => self.removes_again(),
+            Err(error) if self.keeping.met(&error.to_string(), Instant::now()) => {
+                progress::failed(&error);
+                warn!(%error, "segments that are done with cannot be removed; trying again");
+            }
+            Err(error) => progress::failed(&error),
         }
         // There may be room now.
         self.retry = self.retry.map(|_| Instant::now());
+    }
+
+    fn removes_again(&mut self) {
+        if let Some(Over { times, seconds }) = self.keeping.over(Instant::now()) {
+            info!(failures = times, seconds, "segments can be removed again");
+        }
     }
 
     fn tell_size(&mut self) {
@@ -386,5 +408,14 @@ impl<D: Disk, T: Fn(News)> Worker<D, T> {
             self.size = Some(size.clone());
             (self.tell)(News::Size(size));
         }
+    }
+}
+/// What an error has in common with the next of its kind, which is at another place.
+fn kind_of(error: &AppendError) -> String {
+    match error {
+        AppendError::Full(Limit::Bytes { .. }) => "the spool's limit".to_owned(),
+        AppendError::Full(Limit::Free { .. }) => "the file system's room".to_owned(),
+        AppendError::NoRecord(_) => "a file without a record".to_owned(),
+        AppendError::Io { stage, source, .. } => format!("{stage}: {source}"),
     }
 }

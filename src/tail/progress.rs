@@ -69,7 +69,7 @@ impl Tail {
         let batched = file.batched;
         file.passed.pass(batched);
         if let Some(failure) = file.failure.take() {
-            info!(path = ?file.origin.path, error = %failure.kind, "log file can be read again");
+            info!(path = ?file.origin.path, error = %failure.kind, failures = failure.times, "log file can be read again");
         }
         if let (Some(identity), Some(reader)) = (&file.identity, &file.reader) {
             file.ages.read(reader.read_to(), now);
@@ -143,6 +143,7 @@ impl Tail {
         };
         file.failure = Some(Failure {
             kind: error.kind(),
+            times: before.map_or(0, |failure| failure.times) + 1,
             pause,
             until: now + pause,
         });

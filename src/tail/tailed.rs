@@ -104,6 +104,8 @@ pub struct Tailed {
 pub(super) struct Failure {
     pub(super) kind: io::ErrorKind,
     pub(super) pause: Duration,
+    /// How often it failed.
+    pub(super) times: u64,
     pub(super) until: Instant,
 }
 

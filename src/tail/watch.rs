@@ -10,6 +10,8 @@ use notify::event::{EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tracing::{debug, info, warn};
 
+use crate::telemetry::spell::Burst;
+
 /// A pause before directories that could not be watched are tried again.
 const RETRY: Duration = Duration::from_secs(10);
 /// So many different paths are remembered between two looks; beyond, all files are looked at.
@@ -58,6 +60,7 @@ impl Watches {
         written: impl Fn() + Send + Sync + 'static,
         moved: impl Fn() + Send + Sync + 'static,
     ) -> Self {
+        let dropped = Mutex::new(Burst::default());
         let handler = move |event: notify::Result<notify::Event>| {
             let Ok(event) = event else {
                 moved();
@@ -77,7 +80,10 @@ impl Watches {
                 _ => moved(),
             }
             if event.attrs.flag() == Some(notify::event::Flag::Rescan) {
-                warn!("file system events were dropped; scanning instead");
+                let mut dropped = dropped.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(times) = dropped.met(Instant::now()) {
+                    warn!(times, "file system events were dropped; scanning instead");
+                }
             }
         };
         Self {

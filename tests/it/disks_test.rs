@@ -133,6 +133,8 @@ fn a_full_disk_stops_reading_until_there_is_room_and_nothing_is_lost() {
     full.make_room();
     full.wait_until_all_is_spooled();
     assert_eq!((full.told(REFUSES), full.told(TAKES)), (1, 1));
+    let with_a_count = format!("{TAKES} failures=");
+    assert_eq!(full.told(&with_a_count), 1);
     full.broker.start_again();
     full.assert_queues_hold_all();
 }

@@ -85,6 +85,14 @@ impl Trial {
         self.agent.stderr().matches(text).count()
     }
 
+    /// What the last trouble that is over was told to have been: attempts that failed.
+    fn failures(&self) -> u64 {
+        let log = self.agent.stderr();
+        let told = "the broker confirms messages again failures=";
+        let (_, count) = log.rsplit_once(told).expect("it is told");
+        count.split(' ').next().unwrap().parse().unwrap()
+    }
+
     fn connects(&self) -> usize {
         self.told("connected to the broker address")
     }
@@ -268,6 +276,7 @@ fn the_user_may_not_write(trial: &Trial) {
     trial.wait_recovered(trial.connects());
     let refused = format!("no connection to the broker; trying again reason=\"{refused}");
     assert_eq!(trial.told(&refused), 1, "{}", trial.agent.stderr());
+    assert!(trial.failures() >= 3, "{}", trial.agent.stderr());
     assert_eq!(trial.told("whether a queue is bound is not known"), 3);
 }
 
