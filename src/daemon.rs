@@ -46,6 +46,7 @@ pub enum DaemonError {
 /// # Errors
 /// It could not run, or not go on.
 pub fn run(config: Config, recent: Recent) -> Result<(), DaemonError> {
+    let kept = notify::kept();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -91,12 +92,14 @@ pub fn run(config: Config, recent: Recent) -> Result<(), DaemonError> {
     let mut http = Http::new(ask, progress.clone());
     http.configure(config.http);
     let (reload, reloads) = tokio::sync::mpsc::unbounded_channel();
-    let stopping = Arc::clone(&notify);
+    let (stopping, keeping) = (Arc::clone(&notify), Arc::clone(&notify));
     let watch = Watch {
         recent,
         questions,
         reloads,
         stopping: Box::new(move |within| stopping.stopping(within)),
+        kept,
+        keep: Box::new(move |what| keeping.keep(what)),
         progress,
     };
     let path = config.path.clone();

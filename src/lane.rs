@@ -349,6 +349,7 @@ impl<S: Fn(Output)> Lane<S> {
             Input::Scan(scan) => {
                 self.scanned = Some(now);
                 self.tail.apply(&scan, now);
+                self.tail.tell_deleted();
                 for (id, size) in self.tail.take_vanished() {
                     self.skip_beginning(id, now);
                     self.lose(id, size, now);
@@ -426,6 +427,7 @@ impl<S: Fn(Output)> Lane<S> {
             for id in self.tail.over_deleted_limit() {
                 self.abandon(id, now);
             }
+            self.tail.tell_deleted();
         }
         for id in self.groups.take_due(now) {
             if self.has_reader(id) {

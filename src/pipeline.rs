@@ -8,6 +8,7 @@ mod report;
 mod store;
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
@@ -22,7 +23,7 @@ use crate::config::{Config, WhenFull};
 pub use crate::lane::SourceReport;
 use crate::lane::{self, Input, Lane, Output};
 use crate::model::credit::Credit;
-use crate::model::{FileRecord, Range, Skipped};
+use crate::model::{FileId, FileRecord, Range, Skipped};
 use crate::publish::{Outcome, Queue, Target};
 use crate::relay::{self, Action, Appended, Flow, Looked, Notice, Relay, Verdict};
 use crate::spool::worker::{News, Order, Worker};
@@ -63,8 +64,21 @@ pub struct Watch {
     pub reloads: Reloads,
     /// Told when a stop begins, and how long it may take.
     pub stopping: Box<dyn FnOnce(Duration)>,
+    /// Descriptors of deleted files that were kept when an earlier run ended.
+    pub kept: Vec<(FileId, File)>,
+    /// Told what to keep should this run crash.
+    pub keep: Box<dyn Fn(Keep)>,
     /// Every stage tells there what it does.
     pub progress: Progress,
+}
+
+/// What becomes of the descriptor of a file that has no name any more.
+#[derive(Debug)]
+pub enum Keep {
+    /// To be kept over a crash, under the file's id.
+    Store(FileId, File),
+    /// Not needed any more.
+    Remove(FileId),
 }
 
 /// Runs until `stop`, and then until everything is confirmed or the time for it is up.
@@ -142,6 +156,7 @@ struct Pipeline {
     stopped: Option<Stopped>,
     /// and the relay was told that no more comes.
     closed: bool,
+    keep: Box<dyn Fn(Keep)>,
 }
 
 /// What the lane said when it had handed over what it had.
@@ -262,7 +277,7 @@ impl Pipeline {
         let told = report::Memory::new(&config, &loaded, watch.recent, &progress);
         let mut meter = Meter::default();
         meter.counts.state_resets = u64::from(loaded.reset);
-        let tail = tail(&config, loaded);
+        let tail = tail(&config, loaded).inheriting(watch.kept, Instant::now());
         let treatments = treatments(&config);
         let work = {
             let (hints, credit, sender) = (hints.clone(), credit.clone(), sender.clone());
@@ -327,6 +342,7 @@ impl Pipeline {
             config,
             stopped: None,
             closed: false,
+            keep: watch.keep,
         };
         (pipeline, watch.stopping)
     }
@@ -508,6 +524,10 @@ impl Pipeline {
                 self.change(Change::Forget(file));
             }
             Output::Tail(Event::Scanned(source)) => self.change(Change::Scanned(source)),
+            Output::Tail(Event::Unlinked(file, descriptor)) => {
+                (self.keep)(Keep::Store(file, descriptor));
+            }
+            Output::Tail(Event::Released(file)) => (self.keep)(Keep::Remove(file)),
             Output::Lost(reason, bytes) => {
                 self.memory.lost(bytes);
                 self.meter.lost(reason, bytes);

@@ -9,6 +9,7 @@ pub mod discover;
 mod forget;
 pub mod identity;
 mod ignored;
+mod inherited;
 mod known;
 mod names;
 mod opening;
@@ -25,6 +26,7 @@ mod unfinished;
 pub mod watch;
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -73,6 +75,10 @@ pub enum Event {
     Forget(FileId),
     /// The first scan of this source is done.
     Scanned(Arc<str>),
+    /// Only a descriptor leads to it any more. This is one, for who can keep it over a crash.
+    Unlinked(FileId, File),
+    /// What was kept of it is not needed any more.
+    Released(FileId),
 }
 
 /// The watched set of one lane.
@@ -86,8 +92,10 @@ pub struct Tail {
     by_inode: HashMap<(u64, u64), FileId>,
     by_link: HashMap<PathBuf, FileId>,
     by_path: HashMap<LogPath, Vec<FileId>>,
-    /// Those that lost their name.
+    /// Those that lost their name,
     rotated: HashSet<FileId>,
+    /// and those that were told to have none at all.
+    kept: HashSet<FileId>,
     /// Who waits for a generation to be read to its end.
     successors: HashMap<FileId, Vec<FileId>>,
     unfinished: Unfinished,
@@ -146,6 +154,7 @@ impl Tail {
             by_link: HashMap::new(),
             by_path: HashMap::new(),
             rotated: HashSet::new(),
+            kept: HashSet::new(),
             successors: HashMap::new(),
             unfinished: Unfinished::default(),
             known,

@@ -3,7 +3,9 @@
 //! systemd not take a message, nothing else waits for it.
 
 use std::env;
+use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
 
@@ -12,7 +14,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
-use crate::pipeline::Ask;
+use crate::model::FileId;
+use crate::pipeline::{Ask, Keep};
 use crate::status::{BrokerState, SpoolMode, Status, bytes};
 use crate::telemetry::progress::{Activity, Progress, Stage};
 
@@ -28,11 +31,12 @@ const STOP_SPARE: Duration = Duration::from_secs(5);
 pub(super) struct Notify(Option<UnboundedSender<News>>);
 
 /// What the daemon does next.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 enum News {
     Reloading,
     Ready,
     Stopping(Duration),
+    Keep(Keep),
 }
 
 impl Notify {
@@ -75,6 +79,11 @@ impl Notify {
     /// The daemon stops, within that time.
     pub(super) fn stopping(&self, within: Duration) {
         self.tell(News::Stopping(within));
+    }
+
+    /// What becomes of a deleted file's descriptor.
+    pub(super) fn keep(&self, keep: Keep) {
+        self.tell(News::Keep(keep));
     }
 
     fn tell(&self, news: News) {
@@ -203,6 +212,10 @@ fn tell(news: News) -> io::Result<()> {
             sd_notify::notify(&[NotifyState::Reloading, now])
         }
         News::Ready => sd_notify::notify(&[NotifyState::Ready]),
+        News::Keep(what) => {
+            keep(&what);
+            Ok(())
+        }
         News::Stopping(within) => {
             let usec = u32::try_from((within + STOP_SPARE).as_micros()).unwrap_or(u32::MAX);
             sd_notify::notify(&[
@@ -212,6 +225,50 @@ fn tell(news: News) -> io::Result<()> {
             ])
         }
     }
+}
+
+/// What systemd does not keep is lost should this process crash, and nothing else is.
+fn keep(keep: &Keep) {
+    let told = match keep {
+        Keep::Store(id, file) => {
+            let name = id.to_string();
+            // It is kept until it is taken back, whatever could be read from it.
+            let forever = NotifyState::Custom("FDPOLL=0");
+            let store = [NotifyState::FdStore, NotifyState::FdName(&name), forever];
+            sd_notify::notify_with_fds(&store, &[file.as_fd()])
+        }
+        Keep::Remove(id) => remove(&id.to_string()),
+    };
+    if let Err(error) = told {
+        debug!(%error, "systemd does not keep a descriptor");
+    }
+}
+
+fn remove(name: &str) -> io::Result<()> {
+    sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)])
+}
+
+/// Descriptors of deleted files that systemd kept when an earlier run ended, by the files' ids. To be
+/// called before anything else is opened.
+pub(super) fn kept() -> Vec<(FileId, File)> {
+    let kept = sd_listen_fds::get().unwrap_or_else(|error| {
+        warn!(%error, "what systemd hands over is not understood");
+        Vec::new()
+    });
+    let known = |(name, descriptor): (Option<String>, sd_listen_fds::OwnedFd)| {
+        let name = name.unwrap_or_default();
+        let id: Option<FileId> = name.parse().ok();
+        if id.is_none() {
+            warn!(
+                name,
+                "systemd hands over a descriptor that is no log file's; closing it"
+            );
+            // Nobody needs it who is told of it each time.
+            let _ = remove(&name);
+        }
+        Some((id?, File::from(descriptor.into_std())))
+    };
+    kept.into_iter().filter_map(known).collect()
 }
 
 /// The stage that has worked on one thing for longer than `limit`. One that waits for a neighbour, or for

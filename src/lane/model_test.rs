@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::ops::{Deref, DerefMut};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -200,12 +201,14 @@ impl DerefMut for Rig {
 }
 
 impl Rig {
-    fn new(format: Format) -> Self {
+    fn new(manner: Manner) -> Self {
+        let Manner { format, keeps } = manner;
         let mut driven = Driven::new("*.log", Splitter::new(LINE_MAX));
         // Small, so that budgets and full batches are met all the time.
         driven.options.format = format;
         driven.options.batch_bytes_max = 600;
         driven.options.unfinished_max = UNFINISHED_MAX;
+        driven.keeps = keeps;
         driven.start();
         Self {
             driven,
@@ -618,7 +621,11 @@ impl Rig {
                     self.work();
                     self.confirm();
                 }
+                let kept = self.kept_contents();
                 for (index, generation) in self.model.iter_mut().enumerate() {
+                    if kept.contains(&generation.content) {
+                        continue;
+                    }
                     // Nobody holds what was not looked into.
                     if generation
                         .packed
@@ -642,6 +649,17 @@ impl Rig {
                 self.scan();
             }
         }
+    }
+
+    /// What the files hold whose descriptors outlive the agent.
+    fn kept_contents(&self) -> HashSet<Vec<u8>> {
+        let content = |file: &fs::File| {
+            let size = file.metadata().expect("a size").len();
+            let mut content = vec![0; usize::try_from(size).expect("small")];
+            file.read_exact_at(&mut content, 0).expect("read");
+            content
+        };
+        self.driven.kept.values().map(content).collect()
     }
 
     fn wait(&mut self, seconds: u64) {
@@ -752,9 +770,17 @@ fn pack(path: &Path) {
     fs::remove_file(path).expect("deleted");
 }
 
-fn fails(format: Format, steps: &[Step]) -> bool {
+/// How the agent is set up.
+#[derive(Clone, Copy, Debug)]
+struct Manner {
+    format: Format,
+    /// Descriptors of deleted files are kept over a restart.
+    keeps: bool,
+}
+
+fn fails(manner: Manner, steps: &[Step]) -> bool {
     let run = || {
-        let mut rig = Rig::new(format);
+        let mut rig = Rig::new(manner);
         steps.iter().for_each(|step| rig.step(step));
         rig.judge();
     };
@@ -762,12 +788,12 @@ fn fails(format: Format, steps: &[Step]) -> bool {
 }
 
 /// Leaves out steps for as long as it still fails.
-fn shrink(format: Format, mut steps: Vec<Step>) -> Vec<Step> {
+fn shrink(manner: Manner, mut steps: Vec<Step>) -> Vec<Step> {
     let mut at = 0;
     while at < steps.len() {
         let mut fewer = steps.clone();
         fewer.remove(at);
-        if fails(format, &fewer) {
+        if fails(manner, &fewer) {
             steps = fewer;
             at = 0;
         } else {
@@ -777,12 +803,14 @@ fn shrink(format: Format, mut steps: Vec<Step>) -> Vec<Step> {
     steps
 }
 
-fn format_of(seed: u64) -> Format {
-    match seed % 3 {
+fn manner_of(seed: u64) -> Manner {
+    let format = match seed % 3 {
         0 => Format::Ndjson,
         1 => Format::Json,
         _ => Format::Lines,
-    }
+    };
+    let keeps = seed.is_multiple_of(2);
+    Manner { format, keeps }
 }
 
 fn steps_of(seed: u64) -> Vec<Step> {
@@ -806,12 +834,12 @@ fn whatever_happens_to_the_files_every_line_that_was_seen_comes_out_once_and_in_
     };
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
-    let failed = (first..first + count).find(|seed| fails(format_of(*seed), &steps_of(*seed)));
-    let least = failed.map(|seed| (seed, shrink(format_of(seed), steps_of(seed))));
+    let failed = (first..first + count).find(|seed| fails(manner_of(*seed), &steps_of(*seed)));
+    let least = failed.map(|seed| (seed, shrink(manner_of(seed), steps_of(seed))));
     std::panic::set_hook(hook);
     if let Some((seed, steps)) = least {
         eprintln!("FANTAIL_TEST_SEED={seed} fails; the least that fails: {steps:#?}");
-        let mut rig = Rig::new(format_of(seed));
+        let mut rig = Rig::new(manner_of(seed));
         steps.iter().for_each(|step| rig.step(step));
         rig.judge();
         unreachable!("it failed a moment ago");

@@ -2,6 +2,7 @@
 //! the lane have in common. What came out is theirs to judge.
 
 use std::collections::{HashMap, VecDeque};
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -53,6 +54,10 @@ pub(super) struct Driven {
     /// What is durable.
     pub(super) records: HashMap<FileId, FileRecord>,
     scanned: bool,
+    /// Whether descriptors are kept over a crash, as systemd does,
+    pub(super) keeps: bool,
+    /// and those that are.
+    pub(super) kept: HashMap<FileId, File>,
     /// The number of the last reload.
     reloads: u64,
     /// There is a source.
@@ -92,6 +97,8 @@ impl Driven {
             memory: Memory::default(),
             records: HashMap::new(),
             scanned: false,
+            keeps: false,
+            kept: HashMap::new(),
             reloads: 0,
             present: true,
             reached: HashMap::new(),
@@ -117,7 +124,8 @@ impl Driven {
                 let by = Duration::from_secs(seconds.unsigned_abs());
                 let now = SystemTime::now();
                 if seconds < 0 { now - by } else { now + by }
-            });
+            })
+            .inheriting(self.kept(), self.now);
         self.outputs = outputs;
         self.lane = Some(Lane::new(
             self.options.clone(),
@@ -134,6 +142,12 @@ impl Driven {
         self.reached.clear();
         self.news.clear();
         (self.reloads, self.present) = (0, true);
+    }
+
+    /// What a new process is given of what is kept.
+    fn kept(&self) -> Vec<(FileId, File)> {
+        let copy = |(id, file): (&FileId, &File)| (*id, file.try_clone().expect("a descriptor"));
+        self.kept.iter().map(copy).collect()
     }
 
     pub(super) fn lane(&mut self) -> &mut Lane<Send> {
@@ -243,6 +257,14 @@ impl Driven {
                     assert!(self.records.remove(id).is_some(), "forgotten twice");
                 }
                 Output::Tail(Event::Scanned(_)) => self.scanned = true,
+                Output::Tail(Event::Unlinked(id, file)) if self.keeps => {
+                    let file = file.try_clone().expect("a descriptor");
+                    assert!(self.kept.insert(*id, file).is_none(), "kept twice");
+                }
+                Output::Tail(Event::Unlinked(..)) => {}
+                Output::Tail(Event::Released(id)) => {
+                    assert_eq!(self.kept.remove(id).is_some(), self.keeps);
+                }
                 Output::Tail(Event::Resumed(_))
                 | Output::Lost(..)
                 | Output::Full

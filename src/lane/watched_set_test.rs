@@ -1382,5 +1382,6 @@ fn a_generation_that_a_scan_missed_although_it_saw_the_next_one_is_read() {
     assert_eq!(rig.texts("a.log"), ["first\n", "third\n", "second\n"]);
 }
 
+mod inherited_test;
 mod packed_test;
 mod reload_test;

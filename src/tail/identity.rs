@@ -35,14 +35,20 @@ pub fn proves(
     identity: &Identity,
     mark: &Mark,
 ) -> io::Result<bool> {
+    if !is_inode_of(status, identity) {
+        return Ok(false);
+    }
+    holds(file, status, identity, mark)
+}
+
+/// Whether a file lies in the inode of the one that was known as `identity`, whatever it holds.
+#[must_use]
+pub fn is_inode_of(status: &FileStatus, identity: &Identity) -> bool {
     let same_birth = match (status.born, identity.born) {
         (Some(now), Some(then)) => now == then,
         _ => true,
     };
-    if (status.dev, status.ino) != (identity.dev, identity.ino) || !same_birth {
-        return Ok(false);
-    }
-    holds(file, status, identity, mark)
+    (status.dev, status.ino) == (identity.dev, identity.ino) && same_birth
 }
 
 /// Whether an open file, whatever its inode, begins as `identity` does and holds what was read of

@@ -14,7 +14,7 @@ use crate::support::is_all;
 use crate::support::machine::{Machine, Options};
 use crate::support::oracle::Ledger;
 use crate::support::wait::wait_for;
-use crate::support::writers::{Load, append};
+use crate::support::writers::{Load, append, numbered_lines};
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// Debian's group for administrators who read logs.
@@ -305,6 +305,45 @@ fn live(suite: &str) {
 #[test]
 fn nothing_is_lost_over_hangs_crashes_stops_and_upgrades_under_systemd_252() {
     live("bookworm");
+}
+
+/// With the broker away and room in the window, what is read of a file is in memory only, and once the
+/// file is deleted nobody can open it again.
+#[test]
+fn what_a_deleted_file_holds_outlives_a_kill_because_systemd_keeps_its_descriptor() {
+    let mut broker = Broker::absent();
+    let service = Service::boot("bookworm", false);
+    let content = numbered_lines("gone", 1000);
+    let path = service.log("gone.log", &content);
+    service.configure(&broker);
+    service.install();
+    wait_for(MINUTE, "the log is read", || {
+        let status = service.machine.succeed("fantail status --json");
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        status["files"][0]["read"] == content.len()
+    });
+    let kept = |count: &str| {
+        let property = "NFileDescriptorStore";
+        let is_count = |value: &str| value == count;
+        service.machine.wait_for_property(UNIT, property, is_count);
+    };
+    fs::remove_file(&path).unwrap();
+    kept("1");
+    for _ in 0..2 {
+        service.fall("systemctl kill --signal=KILL fantail");
+    }
+    broker.start_again();
+    let mut taken = Taken::from(&broker);
+    taken.until(content.len());
+    service.machine.succeed("systemctl restart fantail");
+    kept("1");
+    taken.ledger.assert_clean();
+    taken
+        .ledger
+        .assert_holds_file("/var/log/app/gone.log", &content);
+    assert_eq!(taken.ledger.repeated_bytes(), 0);
+    let status = service.machine.succeed("fantail status --json");
+    assert!(status.contains("\"lost_bytes\":0"), "{status}");
 }
 
 #[test]
