@@ -21,6 +21,7 @@ mod delivery_test;
 mod disks_test;
 mod formats_test;
 mod http_test;
+mod kept_test;
 mod layers_test;
 mod login_test;
 mod logrotate_test;
