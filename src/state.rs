@@ -1,7 +1,7 @@
 //! The state directory: lock, agent id and state.db, owned by one thread. What it reports as done
 //! is durable. An operator can read it with `sqlite3`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -157,7 +157,7 @@ impl State {
             }
             None => write_agent_id(directory, &machine)?,
         };
-        let (database, loaded) = match open_database(&database, agent) {
+        let (database, loaded) = match open_readable(&database, agent) {
             Err(StateError::Database { source, .. }) if is_damage(&source) => {
                 error!(error = %source, "state.db is damaged: set aside; all files are read again from the beginning under new ids");
                 set_aside(&database, "damaged")?;
@@ -195,6 +195,7 @@ impl State {
         while let Ok(first) = progress::wait(|| changes.recv()) {
             let mut group = vec![first];
             group.extend(changes.try_iter().take(GROUP_MAX - 1));
+            let mut most = GROUP_MAX;
             loop {
                 match progress::call(|| self.commit(&group)) {
                     Ok(()) => break,
@@ -212,6 +213,10 @@ impl State {
                 if !gather(changes, &mut group) {
                     // The process ends; what is not saved is sent again.
                     return;
+                }
+                if group.len() > most {
+                    thin(&mut group);
+                    most = GROUP_MAX.max(2 * group.len());
                 }
             }
             if let Some(Over { times, seconds }) = failing.over(Instant::now()) {
@@ -253,6 +258,28 @@ fn gather(changes: &Receiver<Change>, group: &mut Vec<Change>) -> bool {
             Err(RecvTimeoutError::Disconnected) => return false,
         }
     }
+}
+
+/// Drops what a later change makes needless, so that what waits grows with the number of files and not
+/// with the time for which nothing can be saved.
+fn thin(group: &mut Vec<Change>) {
+    let (mut marks, mut identities) = (HashSet::new(), HashSet::new());
+    let mut lost: HashMap<Skipped, u64> = HashMap::new();
+    let mut spool_done = false;
+    group.reverse();
+    group.retain(|change| match change {
+        Change::Confirmed(confirmed) => marks.insert(confirmed.file),
+        Change::Identified(file, _) => identities.insert(*file),
+        Change::SpoolDone(..) => !std::mem::replace(&mut spool_done, true),
+        Change::Lost(reason, bytes) => {
+            *lost.entry(*reason).or_default() += bytes;
+            false
+        }
+        Change::Register(_) | Change::Forget(_) | Change::Scanned(_) => true,
+    });
+    group.reverse();
+    let lost = lost.into_iter();
+    group.extend(lost.map(|(reason, bytes)| Change::Lost(reason, bytes)));
 }
 
 fn outcome(group: Vec<Change>) -> Durable {
@@ -454,6 +481,36 @@ fn write_agent_id(directory: &Path, machine: &str) -> Result<AgentId, StateError
     Ok(agent)
 }
 
+/// Opens the database, and says that it is damaged only if it is so in bytes that can be read: SQLite
+/// calls it damage as well when the disk does not give a page (`unixRead` in its os_unix.c), and such
+/// a disk may give it the next time.
+fn open_readable(path: &Path, agent: AgentId) -> Result<(Connection, Loaded), StateError> {
+    match open_database(path, agent) {
+        Err(StateError::Database { source, .. }) if is_damage(&source) => {
+            warn!(error = %source, "state.db looks damaged; looking again");
+            read_through(path)?;
+            read_through(&beside(path, "-wal"))?;
+            open_database(path, agent)
+        }
+        opened => opened,
+    }
+}
+
+/// Whether the disk gives all of a file, if there is one.
+fn read_through(path: &Path) -> Result<(), StateError> {
+    match File::open(path).and_then(|mut file| io::copy(&mut file, &mut io::sink())) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_at(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// A path with something added to its last name.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
 fn open_database(path: &Path, agent: AgentId) -> Result<(Connection, Loaded), StateError> {
     refuse_link(path)?;
     options().create(true).open(path).map_err(io_at(path))?;
@@ -481,9 +538,7 @@ fn open_database(path: &Path, agent: AgentId) -> Result<(Connection, Loaded), St
 /// Brings an older schema up to date, after a copy of it was kept as `state.db.vN`, with which the
 /// version that made it can go on.
 fn upgrade(database: &Connection, path: &Path, schema: i64) -> Result<(), StateError> {
-    let mut kept = path.as_os_str().to_owned();
-    kept.push(format!(".v{schema}"));
-    let kept = PathBuf::from(kept);
+    let kept = beside(path, &format!(".v{schema}"));
     match fs::remove_file(&kept) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_at(&kept)(error))?,
         _ => {}
@@ -634,10 +689,8 @@ fn set_aside(database: &Path, why: &str) -> Result<(), StateError> {
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
     for suffix in ["", "-wal", "-shm"] {
-        let mut from = database.as_os_str().to_owned();
-        from.push(suffix);
-        let mut to = database.as_os_str().to_owned();
-        to.push(format!(".{why}-{time}{suffix}"));
+        let from = beside(database, suffix);
+        let to = beside(database, &format!(".{why}-{time}{suffix}"));
         match fs::rename(&from, &to) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             renamed => renamed.map_err(io_at(database))?,
@@ -747,6 +800,38 @@ mod tests {
         let version = |row: &Row<'_>| row.get::<_, i64>(0);
         let version = kept.query_row("PRAGMA user_version", [], version);
         assert_eq!(version.expect("a version"), 1);
+    }
+
+    #[test]
+    fn what_waits_while_nothing_can_be_saved_grows_with_the_files_alone() {
+        let file = |number: u64| FileId(u128::from(number).to_be_bytes());
+        let confirmed = |number: u64, offset| {
+            let mark = Mark {
+                offset,
+                proof: Proof::default(),
+            };
+            let (file, eof) = (file(number), false);
+            Change::Confirmed(Confirmed { file, mark, eof })
+        };
+        let mut group = vec![Change::Register(record())];
+        for round in 1..=1000 {
+            group.extend((0..3).map(|number| confirmed(number, round * 10 + number)));
+            group.push(Change::Identified(file(7), record().identity));
+            group.push(Change::Lost(Skipped::Truncated, 2));
+            let segment = round;
+            let place = SpoolPlace { segment, offset: 1 };
+            group.push(Change::SpoolDone(SpoolId([1; 16]), place));
+        }
+        group.push(Change::Forget(file(7)));
+        thin(&mut group);
+        assert_eq!(group.len(), 8, "{group:?}");
+        assert!(matches!(group[0], Change::Register(_)));
+        let lost = |change: &Change| matches!(change, Change::Lost(_, 2000));
+        assert!(group.iter().any(lost), "{group:?}");
+        let durable = outcome(group);
+        let marks: Vec<u64> = durable.confirmed.iter().map(|it| it.mark.offset).collect();
+        assert_eq!(marks, [10_000, 10_001, 10_002]);
+        assert_eq!(durable.spool_done.map(|place| place.segment), Some(1000));
     }
 
     #[test]

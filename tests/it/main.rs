@@ -40,6 +40,7 @@ mod rotation_test;
 mod settings_test;
 mod spool_test;
 mod spooling_test;
+mod state_test;
 mod status_test;
 #[allow(
     dead_code,

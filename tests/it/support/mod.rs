@@ -7,6 +7,7 @@ pub mod broker;
 pub mod certificates;
 pub mod cut;
 pub mod debian;
+pub mod fault;
 pub mod gate;
 pub mod http;
 pub mod json;

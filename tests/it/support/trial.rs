@@ -2,6 +2,7 @@
 //! comes back, and every queue is complete. A test makes it hard in between.
 
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -15,7 +16,9 @@ use super::agent::{Agent, Config};
 use super::amqp::Consumer;
 use super::broker::Broker;
 use super::gate::Gate;
+use super::http;
 use super::oracle::Ledger;
+use super::ports::free_port;
 use super::wait::wait_for_some;
 use super::writers::{append, numbered_lines};
 
@@ -28,6 +31,7 @@ pub struct Trial {
     directory: TempDir,
     pub agent: Agent,
     pub gate: Gate,
+    http: SocketAddr,
     pub queues: [String; 2],
     written: Vec<(PathBuf, Vec<u8>)>,
     /// Options of `strace` for the runs to come, the next one last.
@@ -45,12 +49,14 @@ impl Trial {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("logs")).unwrap();
         let gate = Gate::closed(broker.port());
+        let http = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let mut config = Config::new(&gate.url())
             .set("broker", &format!("exchange = \"trial-{number}\""))
             .set("broker", "max_in_flight = \"64KiB\"")
             .set("broker", "check_interval = \"200ms\"")
             .set("batch", "max_bytes = \"16KiB\"")
             .set("spool", "segment_bytes = \"256KiB\"")
+            .set("http", &format!("listen = \"{http}\""))
             .source_with(
                 "app",
                 &directory.path().join("logs/*.log"),
@@ -65,6 +71,7 @@ impl Trial {
             agent: Agent::new(directory.path(), config),
             directory,
             gate,
+            http,
             queues,
             written: Vec::new(),
             tracers: Vec::new(),
@@ -120,6 +127,25 @@ impl Trial {
         path
     }
 
+    /// As many lines once more at the end of a file that was written. How many lines there are in all.
+    pub fn extend(&mut self, path: &Path) -> u64 {
+        let written = self.written.iter_mut().find(|(known, _)| known == path);
+        let (_, content) = written.expect("it was written");
+        let more = numbered_lines("more, line", LINES);
+        append(path, &more);
+        content.extend(more);
+        let lines = self.written.iter().flat_map(|(_, content)| content);
+        lines.filter(|byte| **byte == b'\n').count() as u64
+    }
+
+    /// The value of a metric, given with its labels. Nothing where there is none yet.
+    pub fn metric(&self, name: &str) -> Option<u64> {
+        let answer = http::get(self.http, "/metrics").ok()?;
+        let mut lines = answer.body.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        value.parse().ok()
+    }
+
     /// Until the status is so, over as many runs as there are kills.
     pub fn advance(&mut self, what: &str, holds: impl Fn(&Value) -> bool) {
         wait_for_some(3 * MINUTE, what, || {
@@ -131,8 +157,9 @@ impl Trial {
         });
     }
 
-    pub fn assert_queues_hold_all(&self, broker: &Broker) {
-        for queue in &self.queues {
+    /// What each queue held.
+    pub fn assert_queues_hold_all(&self, broker: &Broker) -> Vec<Ledger> {
+        let held = |queue: &String| {
             let mut ledger = Ledger::new();
             let mut consumer = Consumer::open(&broker.url(), queue);
             ledger.take_rest(&mut consumer, MINUTE);
@@ -140,7 +167,9 @@ impl Trial {
             for (path, content) in &self.written {
                 ledger.assert_holds_file(path.to_str().unwrap(), content);
             }
-        }
+            ledger
+        };
+        self.queues.iter().map(held).collect()
     }
 }
 
