@@ -100,8 +100,10 @@ pub struct Worker<D: Disk, T: Fn(News)> {
     /// Why nothing can be appended at present.
     refuses: Option<String>,
     refusing: Spell,
-    /// What could go stays on the disk.
+    /// What is done with stays on the disk.
     keeping: Spell,
+    /// The oldest stays: what accounts for its end needs some room itself.
+    giving_up: Spell,
     /// What was told last.
     size: Option<Size>,
     /// Segments whose damage was told.
@@ -131,6 +133,7 @@ impl<D: Disk, T: Fn(News)> Worker<D, T> {
             refuses: None,
             refusing: Spell::default(),
             keeping: Spell::default(),
+            giving_up: Spell::default(),
             size: None,
             told: HashSet::new(),
         }
@@ -243,6 +246,7 @@ impl<D: Disk, T: Fn(News)> Worker<D, T> {
         if let Some(Over { times, seconds }) = self.refusing.over(Instant::now()) {
             info!(failures = times, seconds, "the spool takes lines again");
         }
+        self.giving_up.over(Instant::now());
         let ranges = entries
             .iter()
             .flat_map(|entry| entry.ranges.iter().cloned());
@@ -290,14 +294,14 @@ impl<D: Disk, T: Fn(News)> Worker<D, T> {
         }
         match dropped {
             Ok(Some(ranges)) => {
-                self.removes_again();
+                self.giving_up.over(Instant::now());
                 (self.tell)(News::Dropped(ranges));
                 true
             }
             Ok(None) => false,
             Err(error) => {
                 progress::failed(&error);
-                if self.keeping.met(&error.to_string(), Instant::now()) {
+                if self.giving_up.met(&error.to_string(), Instant::now()) {
                     warn!(%error, "the oldest of the spool cannot be given up; trying again");
                 }
                 false

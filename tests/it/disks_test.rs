@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::support::agent::{Agent, Config};
 use crate::support::amqp::Consumer;
 use crate::support::broker::Broker;
-use crate::support::oracle::Ledger;
+use crate::support::oracle::{FileLedger, Ledger};
 use crate::support::wait::wait_for;
 use crate::support::writers::{append, numbered_lines};
 
@@ -30,6 +30,16 @@ struct Full {
 impl Full {
     /// Files were read and deleted until nothing more went into the spool. The broker is away.
     fn new() -> Self {
+        let mut full = Self::empty("block");
+        for _ in 0..4 {
+            full.write_and_delete();
+        }
+        full.agent.wait_for_log(REFUSES, MINUTE);
+        full
+    }
+
+    /// Nothing was written yet. The broker is away.
+    fn empty(when_full: &str) -> Self {
         let broker = Broker::absent();
         let directory = tempfile::tempdir().unwrap();
         let disk = directory.path().join("disk");
@@ -42,6 +52,7 @@ impl Full {
             .set("spool", &format!("dir = {:?}", disk.join("spool")))
             .set("spool", "segment_bytes = \"512KiB\"")
             .set("spool", "min_free = \"0\"")
+            .set("spool", &format!("when_full = {when_full:?}"))
             .source_with(
                 "app",
                 &directory.path().join("logs/*.log"),
@@ -54,17 +65,12 @@ impl Full {
             "mount -t tmpfs -o size=34m none '{disk}' && head -c 32M /dev/zero > '{disk}/other'"
         ));
         agent.start();
-        let mut full = Self {
+        Self {
             broker,
             agent,
             directory,
             written: Vec::new(),
-        };
-        for _ in 0..4 {
-            full.write_and_delete();
         }
-        full.agent.wait_for_log(REFUSES, MINUTE);
-        full
     }
 
     fn write_and_delete(&mut self) {
@@ -86,20 +92,26 @@ impl Full {
         fs::remove_file(root.join(disk.strip_prefix("/").unwrap())).unwrap();
     }
 
+    /// What the queue has when every byte of every file is accounted for.
+    fn taken(&self, queue: &str) -> Ledger {
+        let mut ledger = Ledger::new();
+        wait_for(MINUTE, "the queue is there", || {
+            self.broker.amqp().queue_exists(queue)
+        });
+        let mut consumer = Consumer::open(&self.broker.url(), queue);
+        ledger.take_until(&mut consumer, 2 * MINUTE, "every byte", |ledger| {
+            let covered = |path: &Path, size| ledger.has_covered(path.to_str().unwrap(), size);
+            let mut files = self.written.iter();
+            files.all(|(path, content)| covered(path, content.len()))
+        });
+        ledger.take_rest(&mut consumer, MINUTE);
+        ledger.assert_clean();
+        ledger
+    }
+
     fn assert_queues_hold_all(&self) {
         for queue in QUEUES {
-            let mut ledger = Ledger::new();
-            wait_for(MINUTE, "the queue is there", || {
-                self.broker.amqp().queue_exists(queue)
-            });
-            let mut consumer = Consumer::open(&self.broker.url(), queue);
-            ledger.take_until(&mut consumer, 2 * MINUTE, "every byte", |ledger| {
-                let covered = |path: &Path, size| ledger.has_covered(path.to_str().unwrap(), size);
-                let mut files = self.written.iter();
-                files.all(|(path, content)| covered(path, content.len()))
-            });
-            ledger.take_rest(&mut consumer, MINUTE);
-            ledger.assert_clean();
+            let ledger = self.taken(queue);
             for (path, content) in &self.written {
                 ledger.assert_holds_file(path.to_str().unwrap(), content);
             }
@@ -145,4 +157,26 @@ fn what_a_full_disk_does_not_take_goes_to_a_broker_that_takes_messages() {
     full.broker.start_again();
     full.assert_queues_hold_all();
     assert_eq!(full.told(REFUSES), 1);
+}
+
+/// What accounts for lines that are given up needs some room too.
+#[test]
+fn without_any_room_drop_oldest_waits_for_some_and_says_so_once() {
+    let mut full = Full::empty("drop_oldest");
+    for _ in 0..4 {
+        full.write_and_delete();
+    }
+    full.agent.wait_for_log(REFUSES, MINUTE);
+    full.make_room();
+    full.wait_until_all_is_spooled();
+    let keeps = "the oldest of the spool cannot be given up";
+    let told = [REFUSES, keeps, TAKES].map(|text| full.told(text));
+    assert_eq!(told, [1, 1, 1]);
+    full.broker.start_again();
+    for queue in QUEUES {
+        let ledger = full.taken(queue);
+        let skipped = ledger.files().iter().flat_map(FileLedger::skipped);
+        let dropped: u64 = skipped.map(|range| range.end - range.start).sum();
+        assert_eq!(dropped, full.agent.lost_bytes(), "{queue}");
+    }
 }
