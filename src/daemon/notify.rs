@@ -173,7 +173,7 @@ impl Teller {
     /// waits for a disk.
     async fn beat(&mut self) -> io::Result<()> {
         let limit = self.watchdog.unwrap_or(Duration::MAX);
-        let hangs = match self.ask.status().await {
+        let hangs = match self.ask.totals().await {
             Ok(_) => stuck(|stage| self.progress.of(stage), limit),
             Err(_) => Some(Stage::Relay),
         };

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use crate::support::agent::{Agent, Config};
 use crate::support::broker::Broker;
+use crate::support::http;
 use crate::support::ports::free_port;
-use crate::support::wait::wait_for_some;
+use crate::support::wait::{wait_for, wait_for_some};
 use crate::support::writers::{append, numbered_lines};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -58,6 +59,7 @@ fn agent(directory: &tempfile::TempDir, broker: &Broker) -> (Agent, String) {
     let address = format!("127.0.0.1:{}", free_port());
     let config = Config::new(&broker.url())
         .set("broker", "exchange = \"page\"")
+        .set("broker", "check_interval = \"200ms\"")
         .set("http", &format!("listen = \"{address}\""))
         .append("[[broker.queue]]\nname = \"<b>page</b>\"\n")
         .source("app", &logs.join("*.log"));
@@ -95,6 +97,51 @@ fn it_shows_what_is_so_and_nothing_in_a_path_or_a_name_acts() {
     assert!(!page.contains("Cut off"), "{page}");
 }
 
+/// What stands between browser and daemon lets the run go on before the second look.
+#[test]
+fn its_values_are_right_while_the_run_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_agent, address) = agent(&directory, Broker::shared());
+    let log = directory.path().join("logs/more.log");
+    let between = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = between.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let mut looks = 0;
+        for client in between.incoming() {
+            let client = client.unwrap();
+            let Some(path) = asked(&client) else {
+                continue;
+            };
+            looks += usize::from(path.starts_with("/status"));
+            if looks == 2 && path.starts_with("/status") {
+                append(&log, &numbered_lines("more", 500));
+                wait_for_lines(&address, 1500);
+            }
+            answer(client, &address, &path);
+        }
+    });
+    let (page, wrong) = browsed(&at, 7000);
+    assert_eq!(wrong, Vec::<String>::new());
+    for part in [
+        "<th scope=\"row\">app</th><td class=\"n\">2</td><td class=\"n\">1,500</td>",
+        "logs/more.log</th><td>app</td><td>active</td>",
+    ] {
+        assert!(page.contains(part), "{part:?} is not in\n{page}");
+    }
+    assert!(!page.contains(">1,000<"), "{page}");
+    assert!(!page.contains("Cut off"), "{page}");
+}
+
+/// Until so many were read, and all of them are confirmed.
+fn wait_for_lines(address: &str, lines: u64) {
+    let address = address.parse().unwrap();
+    wait_for(MINUTE, "everything is confirmed", || {
+        let status = http::get(address, "/status").unwrap().json();
+        let source = &status["sources"][0];
+        source["lines"] == lines && source["lag"] == 0
+    });
+}
+
 /// What stands between browser and daemon answers the first look, and then nothing any more.
 #[test]
 fn it_says_when_it_is_cut_off_and_keeps_what_it_knew() {
@@ -118,21 +165,31 @@ fn it_says_when_it_is_cut_off_and_keeps_what_it_knew() {
     );
 }
 
-fn pass_on(mut client: TcpStream, address: &str, looks: &AtomicUsize) {
+/// The path of a request.
+fn asked(client: &TcpStream) -> Option<String> {
     let mut request = String::new();
     let mut reader = BufReader::new(client.try_clone().unwrap());
-    if reader.read_line(&mut request).is_err() {
-        return;
-    }
+    reader.read_line(&mut request).ok()?;
     let path = request.split(' ').nth(1).unwrap_or("/").to_owned();
     let mut line = String::new();
     while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
         line.clear();
     }
+    Some(path)
+}
+
+fn pass_on(client: TcpStream, address: &str, looks: &AtomicUsize) {
+    let Some(path) = asked(&client) else {
+        return;
+    };
     // One look asks for two things.
     if path != "/" && looks.fetch_add(1, Ordering::Relaxed) >= 2 {
         return;
     }
+    answer(client, address, &path);
+}
+
+fn answer(mut client: TcpStream, address: &str, path: &str) {
     let mut daemon = TcpStream::connect(address).unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     daemon.write_all(request.as_bytes()).unwrap();

@@ -3,6 +3,7 @@
 //! browser can have a name of its own resolved to 127.0.0.1 (DNS rebinding).
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::num::ParseIntError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use super::metrics;
 use super::page::Page;
 use crate::config::Expose;
 use crate::pipeline::{Ask, LaneMeasures};
-use crate::status::{BrokerState, Status};
+use crate::status::{BrokerState, File, Status};
 use crate::telemetry::progress::{Activity, Progress, Stage};
 
 /// A stage that has worked on one step for so long is stuck.
@@ -123,11 +124,35 @@ async fn page(State(shared): State<Arc<Shared>>) -> Response {
     shared.page.response()
 }
 
-async fn status(State(shared): State<Arc<Shared>>) -> Response {
+async fn status(State(shared): State<Arc<Shared>>, uri: Uri) -> Response {
+    let Ok(most) = files_wanted(uri.query().unwrap_or_default()) else {
+        return text(
+            StatusCode::BAD_REQUEST,
+            "files is the number of files that are wanted, as in /status?files=100".to_owned(),
+        );
+    };
     match shared.ask.status().await {
-        Ok(status) => json(&status),
+        Ok(mut status) => {
+            if let (Some(files), Some(most)) = (&mut status.files, most) {
+                keep_worst(files, most);
+            }
+            json(&status)
+        }
         Err(silent) => text(StatusCode::SERVICE_UNAVAILABLE, silent.to_string()),
     }
+}
+
+/// From `files=100`; nothing if all are wanted.
+fn files_wanted(query: &str) -> Result<Option<usize>, ParseIntError> {
+    let mut parameters = query.split('&');
+    let files = parameters.find_map(|parameter| parameter.strip_prefix("files="));
+    files.map(str::parse).transpose()
+}
+
+/// Keeps those with the greatest lag, the greatest first.
+fn keep_worst(files: &mut Vec<File>, most: usize) {
+    files.sort_unstable_by(|a, b| (b.lag, &a.path).cmp(&(a.lag, &b.path)));
+    files.truncate(most);
 }
 
 async fn past(State(shared): State<Arc<Shared>>) -> Response {
@@ -277,6 +302,30 @@ mod tests {
         }
         assert!(refused("127.0.0.1", Expose::All, None));
         assert!(!refused("::1", Expose::Metrics, Some("[::1]:9465")));
+    }
+
+    #[test]
+    fn as_many_files_are_told_as_are_wanted_and_those_behind_most_come_first() {
+        assert_eq!(files_wanted(""), Ok(None));
+        assert_eq!(files_wanted("now&files=100"), Ok(Some(100)));
+        for wrong in ["files=", "files=-1", "files=all"] {
+            assert!(files_wanted(wrong).is_err(), "{wrong}");
+        }
+        let file = |(path, lag): (&str, u64)| File {
+            path: path.to_owned(),
+            id: None,
+            source: "app".to_owned(),
+            size: lag,
+            read: 0,
+            confirmed: 0,
+            lag,
+            oldest_unconfirmed_s: None,
+            state: crate::status::FileState::Active,
+        };
+        let mut files: Vec<File> = [("c", 1), ("b", 7), ("a", 7), ("d", 9)].map(file).into();
+        keep_worst(&mut files, 3);
+        let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+        assert_eq!(paths, ["d", "a", "b"]);
     }
 
     #[test]
