@@ -1,5 +1,6 @@
 //! The power fails: the file system of the state directory and the spool stops at some moment and
-//! loses all that was not made durable. What was said to be spooled is there afterwards.
+//! loses all that was not made durable. What was said to be spooled is there afterwards. And the kernel
+//! makes that file system read-only, as it does when it finds an error in it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,6 +44,13 @@ impl Disk {
         run(mount
             .args(["-o", "loop"])
             .arg(&self.image)
+            .arg(&self.mounted));
+    }
+
+    fn remount(&self, option: &str) {
+        let option = format!("remount,{option}");
+        run(Command::new("mount")
+            .args(["-o", &option])
             .arg(&self.mounted));
     }
 
@@ -134,4 +142,78 @@ fn after_a_power_cut_everything_that_was_said_to_be_spooled_is_there() {
     for _ in 0..if is_all() { 60 } else { 3 } {
         power_fails(broker, random.next());
     }
+}
+
+/// Whether all that was said to be spooled is there after a power cut, of an agent for which one kind of
+/// call does nothing and says that it has.
+fn survives(broker: &Broker, idle: &str) -> bool {
+    let mut trial = Trial::new(broker);
+    let state = trial.agent.state_dir();
+    let disk = Disk::new(&trial.path("disk.img"), &state);
+    let (trace, inject) = (format!("trace={idle}"), format!("inject={idle}:retval=0"));
+    let options = ["-o", "/dev/null", "-e", &trace, "-e", &inject];
+    trial.tracers.push(options.map(str::to_owned).into());
+    trial.start();
+    let path = trial.write();
+    trial.advance("all is in the spool", |status| is_spooled(status, &path));
+    let before = spooled_bytes(&state);
+    disk.cut_power();
+    trial.agent.kill9();
+    disk.restore_power();
+    let verified = trial.agent.cli(&["spool", "verify"]);
+    verified.status.success() && spooled_bytes(&state) == before
+}
+
+/// Else the test above would say nothing.
+#[test]
+fn a_power_cut_finds_out_an_agent_that_syncs_nothing() {
+    let broker = Broker::shared();
+    // Of the spool no call is taken away with this one.
+    assert!(survives(broker, "setpriority"));
+    assert!(!survives(broker, "fdatasync"));
+}
+
+/// A running agent has files open that keep others from making the file system read-only: the kernel
+/// alone can. `abort` lets it find an error (ext4(5)), after which only a new mount can be written.
+#[test]
+fn on_a_file_system_that_turns_read_only_nothing_is_lost_and_a_start_says_why_it_ends() {
+    let broker = Broker::shared();
+    let mut trial = Trial::new(broker);
+    let disk = Disk::new(&trial.path("disk.img"), &trial.agent.state_dir());
+    trial.start();
+    let first = trial.write();
+    trial.advance("all is in the spool", |status| is_spooled(status, &first));
+    fs::remove_file(&first).unwrap();
+    // A file that is known: state.db takes no new ones then.
+    let second = trial.write();
+    trial.advance("all is in the spool", |status| is_spooled(status, &second));
+    disk.remount("abort");
+    trial.extend(&second);
+    let refuses = "the spool cannot be written; files are not read until it can";
+    trial.agent.wait_for_log(refuses, MINUTE);
+    wait_for(MINUTE, "it was tried again and again", || {
+        let errors = ["EROFS", "EIO"].iter().filter_map(|error| {
+            trial.metric(&format!(
+                "fantail_io_errors_total{{stage=\"spool\",error=\"{error}\"}}"
+            ))
+        });
+        errors.sum::<u64>() > 3
+    });
+    assert_eq!(trial.agent.stderr().matches(refuses).count(), 1);
+    trial.agent.kill9();
+    disk.restore_power();
+
+    disk.remount("ro");
+    trial.agent.start();
+    let status = trial.agent.wait(MINUTE);
+    let log = trial.agent.stderr();
+    assert_eq!(status.code(), Some(74), "{log}");
+    assert_eq!(log.matches("Read-only file system").count(), 1, "{log}");
+    disk.remount("rw");
+    trial.gate.open();
+    trial.start();
+    let last = trial.write();
+    trial.advance("all is confirmed", |status| is_confirmed(status, &last));
+    assert!(trial.agent.term().status.success());
+    trial.assert_queues_hold_all(broker);
 }
