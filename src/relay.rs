@@ -524,6 +524,9 @@ impl Relay {
     /// Nobody waits for the broker any more: what comes now goes to the spool, after everything that
     /// is not confirmed.
     pub fn salvage(&mut self, actions: &mut Vec<Action>) {
+        // A lane that waits for room to the last has not said that it has handed over everything. What it
+        // has must not go to a broker that merely seems to be there.
+        self.closing = true;
         if self.course != Course::Spool {
             let rewinds = self.take_back();
             if !rewinds.is_empty() {

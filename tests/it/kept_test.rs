@@ -247,6 +247,35 @@ fn what_was_planted_in_the_store_is_let_go_and_what_belongs_there_is_read() {
 }
 
 #[test]
+fn a_stop_beside_a_broker_that_hangs_spools_the_rest_of_a_deleted_file() {
+    let broker = Broker::start();
+    let mut kept = Kept::new(&broker, |config| {
+        config.set("agent", "shutdown_timeout = \"16s\"")
+    });
+    kept.agent.start();
+    kept.agent
+        .wait_for_log("exchange and queues are there", MINUTE);
+    // It takes nothing, and nobody knows yet that it does not.
+    broker.pause();
+    kept.write_and_delete();
+    kept.manager.wait_until_stored(1);
+    assert!(kept.agent.term().status.success());
+    kept.manager.hear();
+    kept.manager.store.clear();
+    broker.resume();
+    kept.agent.start();
+    let path = kept.log.to_str().unwrap();
+    let mut ledger = Ledger::new();
+    let mut consumer = Consumer::open(&broker.url(), "archive");
+    ledger.take_until(&mut consumer, 2 * MINUTE, "every byte", |ledger| {
+        ledger.has_covered(path, kept.content.len())
+    });
+    ledger.assert_clean();
+    ledger.assert_holds_file(path, &kept.content);
+    assert_eq!(kept.agent.lost_bytes(), 0);
+}
+
+#[test]
 fn descriptors_that_were_handed_to_another_process_are_not_touched() {
     let mut kept = Kept::new(&Broker::absent(), |config| config);
     let path = kept.directory.path().join("another's");
