@@ -19,6 +19,7 @@ mod crash_test;
 mod crowd_test;
 mod delivery_test;
 mod disks_test;
+mod drop_ins_test;
 mod formats_test;
 mod http_test;
 mod kept_test;

@@ -11,15 +11,17 @@ use std::time::Duration;
 use crate::support::amqp::Consumer;
 use crate::support::broker::Broker;
 use crate::support::is_all;
+use crate::support::leash::Leash;
 use crate::support::machine::{Machine, Options};
 use crate::support::oracle::Ledger;
+use crate::support::process::Process;
 use crate::support::wait::wait_for;
 use crate::support::writers::{Load, append, numbered_lines};
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// Debian's group for administrators who read logs.
 const ADM: u32 = 4;
-const UNIT: &str = "fantail.service";
+pub const UNIT: &str = "fantail.service";
 
 /// What `packaging/build` leaves, made once for all tests.
 struct Packages {
@@ -51,7 +53,7 @@ impl Packages {
     }
 }
 
-fn source(path: &str) -> PathBuf {
+pub fn source(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
@@ -73,14 +75,24 @@ fn shell(script: &str, arguments: &[&Path]) -> String {
 }
 
 /// A machine with the package in `/srv/packages`, and log files of the test's in `/var/log/app`.
-struct Service {
-    machine: Machine,
-    logs: PathBuf,
+pub struct Service {
+    pub machine: Machine,
+    pub logs: PathBuf,
     _directory: tempfile::TempDir,
 }
 
 impl Service {
-    fn boot(suite: &str, private_network: bool) -> Self {
+    pub fn boot(suite: &str, private_network: bool) -> Self {
+        Self::boot_with(
+            suite,
+            Options {
+                private_network,
+                ..Options::default()
+            },
+        )
+    }
+
+    pub fn boot_with(suite: &str, options: Options) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (logs, packages) = (
             directory.path().join("app"),
@@ -102,7 +114,7 @@ impl Service {
             suite,
             &Options {
                 binds: vec![(logs.clone(), "/var/log/app"), (packages, "/srv")],
-                private_network,
+                ..options
             },
         );
         Self {
@@ -113,7 +125,7 @@ impl Service {
     }
 
     /// A log as Debian's services leave them.
-    fn log(&self, name: &str, content: &[u8]) -> PathBuf {
+    pub fn log(&self, name: &str, content: &[u8]) -> PathBuf {
         let path = self.logs.join(name);
         append(&path, content);
         fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
@@ -121,14 +133,14 @@ impl Service {
         path
     }
 
-    fn install(&self) {
+    pub fn install(&self) {
         // A configuration that stands there already is an administrator's, and stays.
         self.machine
             .succeed("dpkg --force-confold -i /srv/fantail.deb");
         assert_eq!(self.machine.property(UNIT, "ActiveState"), "active");
     }
 
-    fn configure(&self, broker: &Broker) {
+    pub fn configure(&self, broker: &Broker) {
         let config = format!(
             "[[source]]\nname = \"app\"\ninclude = [\"/var/log/app/*.log\"]\npoll_interval = \"100ms\"\n\
              [broker]\nurls = [\"{}\"]\ncheck_interval = \"500ms\"\n",
@@ -146,7 +158,7 @@ impl Service {
         self.machine.succeed("systemctl daemon-reload");
     }
 
-    fn restarts(&self) -> u32 {
+    pub fn restarts(&self) -> u32 {
         self.machine.property(UNIT, "NRestarts").parse().unwrap()
     }
 
@@ -161,13 +173,13 @@ impl Service {
 }
 
 /// What one queue has had.
-struct Taken {
-    consumer: Consumer,
-    ledger: Ledger,
+pub struct Taken {
+    pub consumer: Consumer,
+    pub ledger: Ledger,
 }
 
 impl Taken {
-    fn from(broker: &Broker) -> Self {
+    pub fn from(broker: &Broker) -> Self {
         wait_for(MINUTE, "the queue is there", || {
             broker.amqp().queue_exists("archive")
         });
@@ -178,7 +190,7 @@ impl Taken {
     }
 
     /// So many bytes of the one log, or more.
-    fn until(&mut self, size: usize) {
+    pub fn until(&mut self, size: usize) {
         let what = format!("{size} bytes of the log");
         self.ledger
             .take_until(&mut self.consumer, 2 * MINUTE, &what, |ledger| {
@@ -300,6 +312,78 @@ fn live(suite: &str) {
         "the upgrade repeats nothing"
     );
     assert_eq!(taken.ledger.files().len(), 1, "no file but the log");
+}
+
+/// The thread of a stage of the service, as the host knows it.
+fn thread_of(machine: &Machine, stage: &str) -> u32 {
+    let inside = machine.property(UNIT, "MainPID").parse().unwrap();
+    let process = machine.process_outside(inside);
+    let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let is_it = |thread: &PathBuf| {
+        let name = fs::read_to_string(thread.join("comm"));
+        name.is_ok_and(|name| name.trim() == stage)
+    };
+    let mut paths = threads.flatten().map(|entry| entry.path());
+    let thread = paths.find(is_it).expect("the stage has a thread");
+    thread
+        .file_name()
+        .unwrap()
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+#[test]
+fn the_watchdog_ends_a_service_of_which_one_part_hangs_and_nothing_is_lost() {
+    let broker = Broker::start();
+    let service = Service::boot("bookworm", false);
+    let machine = &service.machine;
+    let (first, second) = (
+        numbered_lines("first", 1000),
+        numbered_lines("second", 1000),
+    );
+    service.log("first.log", &first);
+    service.configure(&broker);
+    service.install();
+    service.set("WatchdogSec=3s");
+    machine.succeed("systemctl restart fantail");
+    let mut taken = Taken::from(&broker);
+    taken.until(first.len());
+
+    // The lane needs random bytes for the id of the next file, and works while it waits for them.
+    let thread = thread_of(machine, "lane");
+    let mut leash = Leash::on_processes();
+    let mut strace = Command::new("strace");
+    strace.args(["-qq", "-e", "trace=getrandom", "-e"]);
+    strace.args(["inject=getrandom:delay_enter=600000000", "-p"]);
+    let mut tracer = Process::spawn("strace", strace.arg(thread.to_string()));
+    leash.hold(&[tracer.id()]);
+    wait_for(MINUTE, "the thread is traced", || {
+        let status = fs::read_to_string(format!("/proc/{thread}/status")).unwrap();
+        !status.contains("TracerPid:\t0\n")
+    });
+    let before = service.restarts();
+    service.log("second.log", &second);
+    wait_for(MINUTE, "the watchdog acts", || {
+        let said = machine.run("journalctl -u fantail | grep -q 'Watchdog timeout'");
+        said.status.success()
+    });
+    // It holds what it traces, also when that is to end.
+    tracer.kill_group();
+    leash.hold(&[]);
+    wait_for(MINUTE, "it was started again", || {
+        service.restarts() > before
+    });
+    machine.succeed("journalctl -u fantail | grep 'no progress' | grep -q lane");
+    taken.until(first.len() + second.len());
+    taken.ledger.assert_clean();
+    taken
+        .ledger
+        .assert_holds_file("/var/log/app/first.log", &first);
+    taken
+        .ledger
+        .assert_holds_file("/var/log/app/second.log", &second);
 }
 
 #[test]

@@ -52,6 +52,8 @@ pub struct Options {
     pub binds: Vec<(PathBuf, &'static str)>,
     /// No network but its own loopback interface.
     pub private_network: bool,
+    /// Limits of memory are in force in it.
+    pub memory: bool,
 }
 
 /// A machine that runs; it ends when dropped, and with the test process.
@@ -77,7 +79,9 @@ impl Machine {
             name(directory.path()),
         );
         lay_out(directory.path());
-        let groups = control_groups(&name);
+        // Where the first version has the memory, the machine is given the first version.
+        let legacy_memory = options.memory.then(legacy_memory).flatten();
+        let groups = control_groups(&name, legacy_memory.as_deref());
         let log = fs::File::create(directory.path().join("console")).unwrap();
         let mut command = Command::new("unshare");
         command
@@ -87,14 +91,18 @@ impl Machine {
             .args(&groups)
             .args(["--", "--quiet", "--boot", "--register=no", "--keep-unit"])
             .args(["--console=pipe", "--link-journal=no"])
+            // A unit's filter of addresses is a program in the kernel.
+            .arg("--system-call-filter=bpf")
             .args(["--resolv-conf=off", "--timezone=off"])
             .arg(format!("--machine={name}"))
             .env("SYSTEMD_NSPAWN_USE_CGNS", "1")
             .env("SYSTEMD_NSPAWN_TMPFS_TMP", "0")
-            .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
+        if legacy_memory.is_none() {
+            command.env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1");
+        }
         if options.private_network {
             command.arg("--private-network");
         }
@@ -114,6 +122,11 @@ impl Machine {
         machine.leader = wait_for_some(BOOT, "systemd runs", || machine.find_leader());
         // It leads a group of its own, and outlives nspawn; nothing inside outlives it.
         machine.leash.hold(&[machine.process.id(), machine.leader]);
+        if legacy_memory.is_some() {
+            wait_for(BOOT, "its memory is its own to limit", || {
+                machine.opens_memory()
+            });
+        }
         wait_for(BOOT, "the machine is up", || machine.is_up());
         machine
     }
@@ -164,6 +177,25 @@ impl Machine {
         Path::new(&format!("/proc/{}/root", self.leader)).join(inside.trim_start_matches('/'))
     }
 
+    /// What the host knows a process of the machine's as.
+    pub fn process_outside(&self, inside: u32) -> u32 {
+        let space = |process: &str| fs::read_link(format!("/proc/{process}/ns/pid")).ok();
+        let own = space(&self.leader.to_string());
+        let is_it = |process: &String| {
+            let status = fs::read_to_string(format!("/proc/{process}/status"));
+            let status = status.unwrap_or_default();
+            let mut ids = status
+                .lines()
+                .filter_map(|line| line.strip_prefix("NSpid:"));
+            let id = ids.next().and_then(|ids| ids.split_whitespace().last());
+            id == Some(&inside.to_string()) && space(process) == own
+        };
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        let mut names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let process = names.find(is_it).expect("it runs");
+        process.parse().expect("a process")
+    }
+
     /// nspawn's only child is the machine's first process.
     fn find_leader(&mut self) -> Option<u32> {
         if let Some(status) = self.process.ended() {
@@ -174,6 +206,16 @@ impl Machine {
         let child: u32 = children.split_whitespace().next()?.parse().ok()?;
         let name = fs::read_to_string(format!("/proc/{child}/comm")).ok()?;
         (name.trim() == "systemd").then_some(child)
+    }
+
+    /// nspawn leaves what the first version of control groups knows for reading alone.
+    fn opens_memory(&self) -> bool {
+        let leader = self.leader.to_string();
+        let opened = Command::new("nsenter")
+            .args(["--mount", "--target", &leader, "--"])
+            .args(["mount", "-o", "remount,bind,rw", "/sys/fs/cgroup/memory"])
+            .output();
+        opened.is_ok_and(|opened| opened.status.success())
     }
 
     fn is_up(&self) -> bool {
@@ -238,15 +280,27 @@ fn lay_out(directory: &Path) {
     fs::write(directory.join("upper/var/.updated"), "").unwrap();
 }
 
-/// One in each hierarchy that systemd keeps, so that machines do not meet.
-fn control_groups(name: &str) -> Vec<PathBuf> {
+/// The control group of this process in which its memory is limited, if that is one of the first
+/// version: the second one cannot limit it then.
+fn legacy_memory() -> Option<PathBuf> {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+    let group = own.lines().find_map(|line| {
+        let (controllers, group) = line.split_once(':')?.1.split_once(':')?;
+        (controllers == "memory").then_some(group)
+    })?;
+    Some(Path::new("/sys/fs/cgroup/memory").join(group.trim_start_matches('/')))
+}
+
+/// One in each hierarchy that systemd keeps, so that machines do not meet, and one more in `further`.
+fn control_groups(name: &str, further: Option<&Path>) -> Vec<PathBuf> {
     let base = Path::new("/sys/fs/cgroup");
     let bases = if base.join("cgroup.controllers").exists() {
         vec![base.to_owned()]
     } else {
         vec![base.join("unified"), base.join("systemd")]
     };
-    let there = bases.into_iter().filter(|base| base.is_dir());
+    let bases = bases.into_iter().chain(further.map(Path::to_owned));
+    let there = bases.filter(|base| base.is_dir());
     let groups: Vec<_> = there.map(|base| base.join(name)).collect();
     for group in &groups {
         fs::create_dir(group).unwrap();
