@@ -18,10 +18,10 @@ use crate::spool::{RealDisk, Spool, SpoolError};
 use crate::state::{Change, State, StateError};
 use crate::sys;
 use crate::telemetry::Recent;
-use crate::telemetry::progress::Progress;
+use crate::telemetry::progress::{Progress, Stage};
 use control::Control;
 use http::Http;
-use notify::Notify;
+use notify::{Notify, Starting};
 
 /// Why the daemon could not run, or not go on.
 #[derive(Debug, thiserror::Error)]
@@ -60,13 +60,19 @@ pub fn run(config: Config, recent: Recent) -> Result<(), DaemonError> {
         .iter()
         .map(|source| source.name.clone())
         .collect();
+    let progress = Progress::default();
+    let starting = Starting::begin(progress.clone()).map_err(DaemonError::Runtime)?;
+    let entered = progress.enter(Stage::State);
     let (mut state, loaded) = State::open(&config.state_dir, &names)?;
+    drop(entered);
+    let entered = progress.enter(Stage::Spool);
     let (spool, recovered) =
         Spool::open(RealDisk::new(), spool_options(&config), loaded.spool_done)?;
     if let (Some(from), true) = (recovered.from, recovered.ignored) {
         // The place that the state has may come to be later, and would skip what is there then.
         state.save(Change::SpoolDone(spool.id(), from))?;
     }
+    drop((entered, starting));
     let spool = Opened { spool, recovered };
     let limit = sys::raise_open_files_limit();
     info!(
@@ -85,7 +91,6 @@ pub fn run(config: Config, recent: Recent) -> Result<(), DaemonError> {
         warn!("no [[source]] is configured; running idle");
     }
     let (ask, questions) = pipeline::questions();
-    let progress = Progress::default();
     let notify = Notify::start(ask.clone(), progress.clone()).map_err(DaemonError::Runtime)?;
     let notify = Arc::new(notify);
     let control = Control::start(&config.control, ask.clone());

@@ -6,6 +6,7 @@ use std::env;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -23,6 +24,10 @@ use crate::telemetry::progress::{Activity, Progress, Stage};
 const STATUS_EVERY: Duration = Duration::from_secs(5);
 /// Between two attempts to learn that the pipeline runs.
 const READY_EVERY: Duration = Duration::from_millis(50);
+/// Between two words that a start goes on.
+const START_EVERY: Duration = Duration::from_secs(10);
+/// So long systemd waits for the next one; a start that works on one thing for longer says nothing.
+const START_SPARE: Duration = Duration::from_secs(60);
 /// How much longer than the daemon's own limit systemd waits for its end.
 const STOP_SPARE: Duration = Duration::from_secs(5);
 
@@ -90,6 +95,51 @@ impl Notify {
         if let Some(tell) = &self.0 {
             // A thread that has ended has said why.
             let _ = tell.send(news);
+        }
+    }
+}
+
+/// A start that goes on, and may take longer than systemd waits for one. Dropped, it is over.
+#[derive(Debug)]
+pub(super) struct Starting {
+    /// Nothing is ever sent.
+    _over: Option<Sender<()>>,
+}
+
+impl Starting {
+    /// Tells so, again and again while there is progress.
+    ///
+    /// # Errors
+    /// There is no thread.
+    pub(super) fn begin(progress: Progress) -> io::Result<Self> {
+        if env::var_os("NOTIFY_SOCKET").is_none() {
+            return Ok(Self { _over: None });
+        }
+        let (over, is_over) = channel();
+        let work = move || {
+            if let Err(error) = tell_of_start(&progress, &is_over) {
+                warn!(%error, "systemd cannot be told that the start goes on");
+            }
+        };
+        let _ = thread::Builder::new()
+            .name("start".to_owned())
+            .spawn(work)?;
+        Ok(Self { _over: Some(over) })
+    }
+}
+
+fn tell_of_start(progress: &Progress, is_over: &Receiver<()>) -> io::Result<()> {
+    let usec = u32::try_from(START_SPARE.as_micros()).unwrap_or(u32::MAX);
+    loop {
+        if stuck(|stage| progress.of(stage), START_SPARE).is_none() {
+            sd_notify::notify(&[
+                NotifyState::ExtendTimeoutUsec(usec),
+                NotifyState::Status("starting: state and spool are read"),
+            ])?;
+        }
+        match is_over.recv_timeout(START_EVERY) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
     }
 }

@@ -16,6 +16,7 @@ use super::segment::{
 };
 use super::walk::{Step, Walk, read_full};
 use super::{Damage, Place, Recovered, SpoolError, SpoolId, What, file_name, number_of};
+use crate::telemetry::progress;
 
 /// What opening found beside the segments.
 #[derive(Debug)]
@@ -38,6 +39,7 @@ pub(super) fn survey<D: Disk>(
     let mut looked = Vec::new();
     let (numbers, unknown) = numbers(disk, directory)?;
     for number in numbers {
+        progress::step();
         looked.extend(look_at(disk, directory, number)?);
     }
     let id = match id_of(&looked, confirmed) {
@@ -229,6 +231,7 @@ impl<D: Disk> Surveyor<'_, D> {
         // The last segment of which anything was ever durable.
         let mut counted = None;
         for index in 0..self.looked.len() {
+            progress::step();
             let looked = &self.looked[index];
             let path = self.directory.join(file_name(looked.number));
             let settled = match self.settle(index) {
@@ -526,6 +529,7 @@ impl<D: Disk> Surveyor<'_, D> {
         let mut damages: Vec<Damage> = Vec::new();
         let mut exists = from.is_some_and(|from| from.offset == end.max(HEADER_LEN));
         loop {
+            progress::step();
             let (at, behind, what) = match walk.next()? {
                 Step::End => break,
                 Step::Damaged { at, behind } if at >= looked.size => (at, behind, What::CutOff),

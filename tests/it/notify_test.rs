@@ -22,6 +22,11 @@ struct Watched {
 
 impl Watched {
     fn start(environment: &[(&str, &str)]) -> Self {
+        Self::start_under(&[], environment)
+    }
+
+    /// Under these options of `strace`, if there are any.
+    fn start_under(tracer: &[&str], environment: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
@@ -34,6 +39,11 @@ impl Watched {
         for (name, value) in environment {
             agent.set_environment(name, value);
         }
+        let mut tracer: Vec<String> = tracer.iter().map(|&word| word.to_owned()).collect();
+        if !tracer.is_empty() {
+            tracer.extend(["-o".to_owned(), "/dev/null".to_owned()]);
+        }
+        agent.set_tracer(tracer);
         agent.start();
         Self {
             agent,
@@ -97,6 +107,23 @@ fn it_is_ready_without_a_broker_and_says_how_it_is_when_it_reloads_and_when_it_s
     );
     assert!(watched.agent.wait(MINUTE).success());
     assert!(!watched.heard.iter().any(|heard| heard.contains("WATCHDOG")));
+}
+
+#[test]
+fn a_start_that_takes_long_says_again_and_again_that_it_goes_on() {
+    let slow = [
+        "-e",
+        "trace=flock",
+        "-e",
+        "inject=flock:delay_enter=12000000:when=1",
+    ];
+    let mut watched = Watched::start_under(&slow, &[]);
+    let begun = Instant::now();
+    watched.hear("READY=1");
+    assert!(begun.elapsed() >= Duration::from_secs(10), "it took long");
+    let longer = "EXTEND_TIMEOUT_USEC=60000000";
+    let heard = watched.heard.iter().filter(|heard| heard.contains(longer));
+    assert!((2..=10).contains(&heard.count()), "{:?}", watched.heard);
 }
 
 #[test]
