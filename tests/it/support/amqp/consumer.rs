@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::convert::message_of;
 use super::{ANSWER, Amqp, ready_messages};
 use crate::support::message::Message;
+use crate::support::wait::wait_for_some;
 
 /// How many messages of a megabyte may be on their way to a test.
 const PREFETCH: u16 = 32;
@@ -37,7 +38,18 @@ impl Consumer {
     }
 
     fn open_with(url: &str, queue: &str, is_stream: bool) -> Self {
-        let amqp = Amqp::connect(url);
+        wait_for_some(ANSWER, &format!("queue {queue} answers"), || {
+            match Self::try_open(url, queue, is_stream) {
+                Ok(consumer) => Some(consumer),
+                // A quorum queue can be seen before the process that answers for it runs.
+                Err(error) if error.contains("noproc") => None,
+                Err(error) => panic!("queue {queue} cannot be consumed: {error}"),
+            }
+        })
+    }
+
+    fn try_open(url: &str, queue: &str, is_stream: bool) -> Result<Self, String> {
+        let amqp = Amqp::try_connect(url)?;
         let opening = async {
             let channel = amqp.connection.create_channel().await?;
             channel
@@ -54,17 +66,15 @@ impl Consumer {
                 .await?;
             Ok::<_, lapin::Error>((channel, deliveries))
         };
-        let (channel, deliveries) = amqp
-            .runtime
-            .block_on(opening)
-            .unwrap_or_else(|error| panic!("queue {queue} cannot be consumed: {error}"));
-        Self {
+        let opened = amqp.runtime.block_on(opening);
+        let (channel, deliveries) = opened.map_err(|error| error.to_string())?;
+        Ok(Self {
             queue: queue.to_owned(),
             is_stream,
             deliveries,
             channel,
             amqp,
-        }
+        })
     }
 
     pub fn queue(&self) -> &str {
