@@ -414,6 +414,7 @@ impl<D: Disk, T: Fn(News)> Worker<D, T> {
         }
     }
 }
+
 /// What an error has in common with the next of its kind, which is at another place.
 fn kind_of(error: &AppendError) -> String {
     match error {
