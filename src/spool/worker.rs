@@ -415,12 +415,12 @@ impl<D: Disk, T: Fn(News)> Worker<D, T> {
     }
 }
 
-/// What an error has in common with the next of its kind, which is at another place.
+/// What an error has in common with the next of its kind, which is in another call or at another place.
 fn kind_of(error: &AppendError) -> String {
     match error {
         AppendError::Full(Limit::Bytes { .. }) => "the spool's limit".to_owned(),
         AppendError::Full(Limit::Free { .. }) => "the file system's room".to_owned(),
         AppendError::NoRecord(_) => "a file without a record".to_owned(),
-        AppendError::Io { stage, source, .. } => format!("{stage}: {source}"),
+        AppendError::Io { source, .. } => source.to_string(),
     }
 }
