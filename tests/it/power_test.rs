@@ -60,9 +60,15 @@ impl Disk {
         run(python.args(["-c", SHUTDOWN]).arg(&self.mounted));
     }
 
-    /// Its journal is replayed.
+    /// Its journal is replayed. In a copy: a mount namespace that another test made meanwhile may hold
+    /// on to the file system that was shut down, and the same image would be that one still.
     fn restore_power(&self) {
         run(Command::new("umount").arg(&self.mounted));
+        let copy = self.image.with_extension("copy");
+        run(Command::new("cp")
+            .arg("--sparse=always")
+            .args([&self.image, &copy]));
+        fs::rename(&copy, &self.image).unwrap();
         self.mount();
     }
 }

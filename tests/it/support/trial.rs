@@ -101,7 +101,12 @@ impl Trial {
     }
 
     fn was_killed(&mut self, status: ExitStatus) {
-        assert_eq!(status.signal(), Some(9), "it ended by itself: {status}");
+        assert_eq!(
+            status.signal(),
+            Some(9),
+            "it ended by itself: {status}: {}",
+            self.agent.stderr()
+        );
         self.killed += 1;
         self.start();
     }
