@@ -3,7 +3,6 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -48,16 +47,6 @@ impl Tail {
             Some(record) => self.resume_deleted(record, file, &status, now),
             None => self.begin_deleted(kept_as, file, &status, now),
         }
-    }
-
-    /// The known generation that a deleted file proves to be.
-    fn known_in(&self, file: &File, status: &FileStatus) -> io::Result<Option<FileRecord>> {
-        for record in self.known.at_inode((status.dev, status.ino)) {
-            if identity::proves(file, status, &record.identity, &record.confirmed)? {
-                return Ok(Some(record.clone()));
-            }
-        }
-        Ok(None)
     }
 
     fn resume_deleted(

@@ -192,11 +192,8 @@ impl Tail {
         file: &File,
         status: &FileStatus,
     ) -> io::Result<Option<FileRecord>> {
-        // The others are generations that were truncated away; their copies may be near.
-        for record in self.known.at_inode((status.dev, status.ino)) {
-            if identity::proves(file, status, &record.identity, &record.confirmed)? {
-                return Ok(Some(record.clone()));
-            }
+        if let Some(record) = self.known_in(file, status)? {
+            return Ok(Some(record));
         }
         // The number of a device may be another one after a reboot, or when it is mounted again.
         if !self.known.is_looked_for(path) {
@@ -211,6 +208,21 @@ impl Tail {
                 && identity.born == status.born
                 && !self.known.is_there(record.id);
             if moved && identity::holds(file, status, identity, &record.confirmed)? {
+                return Ok(Some(record.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The known generation of its inode that an open file proves to be.
+    pub(super) fn known_in(
+        &self,
+        file: &File,
+        status: &FileStatus,
+    ) -> io::Result<Option<FileRecord>> {
+        // The others are generations that were truncated away; their copies may be near.
+        for record in self.known.at_inode((status.dev, status.ino)) {
+            if identity::proves(file, status, &record.identity, &record.confirmed)? {
                 return Ok(Some(record.clone()));
             }
         }

@@ -62,7 +62,7 @@ fn a_writer_that_goes_on_in_a_deleted_file_is_followed_over_any_number_of_crashe
 }
 
 #[test]
-fn what_is_let_go_for_want_of_room_or_confirmed_to_its_end_is_not_kept_any_longer() {
+fn what_is_confirmed_to_its_end_is_not_kept_any_longer() {
     let mut rig = Rig::kept("*.log");
     for name in ["a.log", "b.log"] {
         rig.append(name, &"a line\n".repeat(2000));
